@@ -1,0 +1,1 @@
+"""The command `halo`: arguments, printing, exit codes, and nothing else."""

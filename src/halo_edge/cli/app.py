@@ -1,0 +1,67 @@
+"""The `halo` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from halo_edge import __version__
+from halo_edge.cli import generate, models, workers
+from halo_edge.cli.console import notes
+from halo_edge.cli.grouped import grouped
+from halo_edge.errors import HaloError
+
+app = typer.Typer(
+    name="halo",
+    help="Run a language model on several small machines joined by a bad network.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    generate.run,
+    generate.chat,
+    models.pull,
+    models.perplexity,
+    models.tokenize,
+    models.synth,
+    workers.worker,
+    workers.devices,
+):
+    app.command()(grouped(command))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"halo-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage."""
+    try:
+        app()
+    except HaloError as error:
+        notes.print(f"halo: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # e.g. `halo run ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

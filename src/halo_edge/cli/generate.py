@@ -1,0 +1,122 @@
+"""`halo run` and `halo chat`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Argument, Option
+
+from halo_edge.cli.console import notes, print_json, print_piece
+from halo_edge.cli.options import Context, Json, SamplingOptions, SessionOptions
+from halo_edge.cli.prompt import chat_tokens, prompt_tokens, text_argument
+from halo_edge.cli.report import TrafficMark, figures, summary
+from halo_edge.cli.session import ComputeSession, open_session
+from halo_edge.engine.engine import Engine
+from halo_edge.engine.generation import Generation, Generator
+from halo_edge.engine.sampling import SamplingParams
+from halo_edge.errors import HaloError
+from halo_edge.model.chat_template import Message
+
+System = Annotated[str | None, Option("--system", "-s", help="A system message.")]
+
+
+def run(
+    *,
+    prompt: Annotated[str, Argument(help="The prompt, or - for standard input.")],
+    raw: Annotated[bool, Option("--raw", help="No chat template: go on with the text.")] = False,
+    system: System = None,
+    json: Json = False,
+    ctx: Context = None,
+    sampling: SamplingOptions,
+    options: SessionOptions,
+) -> None:
+    """Generate text from a prompt, by default on four devices: processes on this machine."""
+    text, params = text_argument(prompt), sampling.params()
+    with open_session(options, ctx) as session:
+        generator = _generator(session)
+        generation = generator.start(_tokens(session, text, raw, system), params)
+        fields = _stream(session, generator, generation, quiet=json)
+    if json:
+        print_json(fields)
+    else:
+        print()
+        notes.print(summary(fields), style="dim")
+
+
+def chat(
+    *,
+    system: System = None,
+    ctx: Context = None,
+    sampling: SamplingOptions,
+    options: SessionOptions,
+) -> None:
+    """Talk with the model. /clear forgets what was said; /exit or Ctrl-D ends."""
+    params = sampling.params()
+    with open_session(options, ctx) as session:
+        if session.model.template is None:
+            raise HaloError("this model has no chat template; use `halo run --raw`")
+        _chat(session, params, [Message("system", system)] if system else [])
+
+
+def _chat(session: ComputeSession, params: SamplingParams, opening: list[Message]) -> None:
+    generator = _generator(session)
+    messages, previous = list(opening), None
+    notes.print("/clear forgets what was said, /exit ends", style="dim")
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if line in ("/exit", "/quit", "/bye"):
+            return
+        if line == "/clear":
+            messages = list(opening)
+        elif line.startswith("/"):
+            notes.print("commands: /clear, /exit", style="dim")
+        elif line:
+            messages.append(Message("user", line))
+            try:
+                tokens = chat_tokens(session.model, messages)
+                generation = generator.start(tokens, params, after=previous)
+            except HaloError as error:  # the conversation no longer fits, but can be cleared
+                notes.print(f"halo: {error}; /clear forgets what was said", style="red")
+                messages.pop()
+                continue
+            previous = generation
+            fields = _stream(session, generator, generation, quiet=False)
+            messages.append(Message("assistant", generation.text))
+            print()
+            notes.print(summary(fields), style="dim")
+
+
+def _tokens(session: ComputeSession, text: str, raw: bool, system: str | None) -> list[int]:
+    if raw or session.model.template is None:
+        if system is not None:
+            raise HaloError("--system needs the model's chat template; leave it or --raw out")
+        return prompt_tokens(session.model, text)
+    messages = [Message("user", text)]
+    if system is not None:
+        messages.insert(0, Message("system", system))
+    return chat_tokens(session.model, messages)
+
+
+def _generator(session: ComputeSession) -> Generator:
+    model = session.model
+    engine = Engine(
+        model.forward, session.gather, context=model.context, end_tokens=model.tokenizer.eog_ids
+    )
+    return Generator(engine, model.tokenizer)
+
+
+def _stream(
+    session: ComputeSession, generator: Generator, generation: Generation, *, quiet: bool
+) -> dict[str, object]:
+    """Run a generation to its end, showing it unless `quiet`; its figures."""
+    first_token: TrafficMark | None = None
+    for piece in generator.run(generation):
+        if first_token is None:
+            first_token = TrafficMark.now(session)
+        if not quiet:
+            print_piece(piece)
+    end = TrafficMark.now(session)
+    return figures(session, generation, first_token or end, end)

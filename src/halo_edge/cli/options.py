@@ -1,0 +1,208 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from typer import Option
+
+from halo_edge.cluster.messages import Transport
+from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S
+from halo_edge.compute.wire import WireFormat
+from halo_edge.engine.sampling import SamplingParams
+
+DEFAULT_WORKERS: Final = 3
+_MODEL: Final = "Model"
+_CLUSTER: Final = "Cluster"
+_SAMPLING: Final = "Sampling"
+_DEFAULTS: Final = SamplingParams()
+
+Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
+Model = Annotated[
+    str | None,
+    Option(
+        "--model",
+        "-m",
+        rich_help_panel=_MODEL,
+        help="A GGUF file, 'smollm2', or 'hf:owner/repo/file.gguf'. Default: smollm2, which is "
+        "fetched when it is not there yet.",
+    ),
+]
+Context = Annotated[
+    int | None,
+    Option(
+        "--ctx",
+        rich_help_panel=_MODEL,
+        help="Tokens that prompt and answer may have together. Default: what the model was "
+        "trained on, at most 8192.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    Option(
+        "--threads",
+        "-t",
+        min=1,
+        rich_help_panel=_MODEL,
+        help="Compute threads of each process. Default: this machine's cores, shared out evenly.",
+    ),
+]
+ClusterName = Annotated[
+    str | None,
+    Option(
+        "--cluster",
+        rich_help_panel=_CLUSTER,
+        help="Use the workers of this cluster, found on the local network by multicast.",
+    ),
+]
+Connect = Annotated[
+    list[str] | None,
+    Option(
+        "--connect",
+        rich_help_panel=_CLUSTER,
+        metavar="ENDPOINT",
+        help="Reach the others through this endpoint, e.g. tcp/192.168.1.5:7447. Repeatable; "
+        "switches multicast off.",
+    ),
+]
+ControlConfig = Annotated[
+    Path | None,
+    Option(
+        "--control-config",
+        rich_help_panel=_CLUSTER,
+        exists=True,
+        dir_okay=False,
+        help="A Zenoh configuration file for the control plane (TLS, access control).",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """Which model, and who computes it."""
+
+    model: Model = None
+    threads: Threads = None
+    workers: Annotated[
+        int | None,
+        Option(
+            "--workers",
+            "-w",
+            min=0,
+            max=255,
+            rich_help_panel=_CLUSTER,
+            help="Workers to start on this machine (default 3; 0: compute everything in one "
+            "process). With --cluster or --connect: workers to wait for (default: all found).",
+        ),
+    ] = None
+    cluster: ClusterName = None
+    connect: Connect = None
+    control_config: ControlConfig = None
+    split: Annotated[
+        str | None,
+        Option(
+            "--split",
+            rich_help_panel=_CLUSTER,
+            metavar="R,W1,W2,...",
+            help="Relative shares of the FFN, the root's first, rounded to whole neuron groups. "
+            "Default: equal.",
+        ),
+    ] = None
+    wire: Annotated[
+        WireFormat,
+        Option("--wire", rich_help_panel=_CLUSTER, help="Number format of vectors on the wire."),
+    ] = WireFormat.Q8_0
+    transport: Annotated[
+        Transport,
+        Option(
+            "--transport",
+            rich_help_panel=_CLUSTER,
+            help="What carries the rounds; tcp is there for comparison.",
+        ),
+    ] = Transport.UDP
+    impair: Annotated[
+        str | None,
+        Option(
+            "--impair",
+            rich_help_panel=_CLUSTER,
+            metavar="loss=P,delay_ms=D,jitter_ms=J,seed=S",
+            help="Make the root drop and delay datagrams, in both directions.",
+        ),
+    ] = None
+    stall_timeout: Annotated[
+        float,
+        Option(
+            "--stall-timeout",
+            min=0.1,
+            rich_help_panel=_CLUSTER,
+            help="Seconds of silence after which a worker counts as gone.",
+        ),
+    ] = DEFAULT_STALL_TIMEOUT_S
+
+    @property
+    def remote(self) -> bool:
+        """Whether workers elsewhere are asked for."""
+        return bool(self.cluster or self.connect or self.control_config)
+
+    @property
+    def local_workers(self) -> int:
+        if self.remote:
+            return 0
+        return DEFAULT_WORKERS if self.workers is None else self.workers
+
+    @property
+    def threads_each(self) -> int:
+        """Compute threads of each process on this machine."""
+        return self.threads or max(1, (os.cpu_count() or 1) // (self.local_workers + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How tokens are chosen."""
+
+    temperature: Annotated[
+        float, Option(rich_help_panel=_SAMPLING, help="0 always takes the likeliest token.")
+    ] = _DEFAULTS.temperature
+    top_k: Annotated[int, Option(rich_help_panel=_SAMPLING, help="0: off.")] = _DEFAULTS.top_k
+    top_p: Annotated[float, Option(rich_help_panel=_SAMPLING, help="1: off.")] = _DEFAULTS.top_p
+    min_p: Annotated[float, Option(rich_help_panel=_SAMPLING, help="0: off.")] = _DEFAULTS.min_p
+    repetition_penalty: Annotated[
+        float, Option(rich_help_panel=_SAMPLING, help="Over the last 64 tokens; 1: off.")
+    ] = _DEFAULTS.repetition_penalty
+    seed: Annotated[
+        int | None, Option(rich_help_panel=_SAMPLING, help="Default: another each time.")
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        Option(
+            "--max-tokens", "-n", rich_help_panel=_SAMPLING, help="Default: no limit but --ctx."
+        ),
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        Option(rich_help_panel=_SAMPLING, help="End the answer before this text. Repeatable."),
+    ] = None
+    logprobs: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=_SAMPLING,
+            help="With --json: log-probabilities of the chosen and of so many likeliest tokens.",
+        ),
+    ] = None
+
+    def params(self) -> SamplingParams:
+        """Raises `HaloError` for values out of range."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            stop=tuple(self.stop or ()),
+            logprobs=self.logprobs,
+        )

@@ -1,0 +1,87 @@
+"""The figures of a generation, for people and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from halo_edge.cli.session import ComputeSession
+from halo_edge.engine.generation import Generation
+from halo_edge.model.tokenizer import Tokenizer
+from halo_edge.sync.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class TrafficMark:
+    """What the rounds had counted at some moment."""
+
+    statistics: Statistics | None
+
+    @classmethod
+    def now(cls, session: ComputeSession) -> TrafficMark:
+        cluster = session.cluster
+        return cls(replace(cluster.statistics) if cluster is not None else None)
+
+
+def figures(
+    session: ComputeSession, generation: Generation, first_token: TrafficMark, end: TrafficMark
+) -> dict[str, object]:
+    """The fields of `halo run --json`. Bytes a token are of decode, prefill left out."""
+    tpot_ms = generation.tpot_ms
+    result: dict[str, object] = {
+        "text": generation.text,
+        "token_ids": [token.token_id for token in generation.tokens],
+        "finish_reason": generation.finish.value if generation.finish is not None else None,
+        "prompt_tokens": generation.sequence.n_prompt,
+        "completion_tokens": len(generation.tokens),
+        "ttft_ms": generation.ttft_ms,
+        "tpot_ms": tpot_ms,
+        "tokens_per_s": 1e3 / tpot_ms if tpot_ms else None,
+        "devices": 1 if session.cluster is None else session.cluster.plan.n_devices,
+    }
+    if generation.sequence.params.logprobs is not None:
+        result["logprobs"] = _logprobs(generation, session.model.tokenizer)
+    if end.statistics is not None and first_token.statistics is not None:
+        s, before = end.statistics, first_token.statistics
+        decoded = len(generation.tokens) - 1
+        moved = s.bytes_sent + s.bytes_received - before.bytes_sent - before.bytes_received
+        result |= {
+            "rounds": s.rounds,
+            "datagrams_sent": s.datagrams_sent,
+            "datagrams_received": s.datagrams_received,
+            "bytes_per_token": moved / decoded if decoded > 0 else None,
+            "retransmissions": s.retransmissions,
+        }
+    return result
+
+
+def summary(fields: dict[str, object]) -> str:
+    """One line for people."""
+    parts = [f"{fields['completion_tokens']} tokens on {_devices(fields['devices'])}"]
+    for name, key, layout in (
+        ("TTFT", "ttft_ms", "{:.0f} ms"),
+        ("TPOT", "tpot_ms", "{:.1f} ms"),
+        ("", "tokens_per_s", "{:.1f} tokens/s"),
+    ):
+        if (value := fields[key]) is not None:
+            parts.append(f"{name} {layout.format(value)}".strip())
+    if (moved := fields.get("bytes_per_token")) is not None:
+        parts.append(f"{moved / 1e3:.1f} kB a token")  # type: ignore[operator]
+    if (resent := fields.get("retransmissions")) is not None:
+        parts.append(f"{resent} retransmissions")
+    return ", ".join(parts)
+
+
+def _devices(count: object) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
+
+
+def _logprobs(generation: Generation, tokenizer: Tokenizer) -> list[dict[str, object]]:
+    def named(token_id: int, logprob: float | None) -> dict[str, object]:
+        text = tokenizer.token_bytes(token_id).decode(errors="replace")
+        return {"token_id": token_id, "token": text, "logprob": logprob}
+
+    return [
+        named(token.token_id, token.logprob)
+        | {"top": [named(other, logprob) for other, logprob in token.top_logprobs]}
+        for token in generation.tokens
+    ]

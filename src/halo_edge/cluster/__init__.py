@@ -1,0 +1,1 @@
+"""Root and worker processes, transports, membership, shard store and loader."""

@@ -1,0 +1,99 @@
+"""The control plane: Zenoh sessions, the keys under which things are found, and questions.
+
+Keys: `halo/CLUSTER/worker/ID` (liveliness; `/info` and `/assign` answer questions) and
+`halo/CLUSTER/root/SESSION` (liveliness; `/shard/SHA256` answers with a shard's bytes).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import zenoh
+
+from halo_edge.errors import HaloError
+
+DEFAULT_CLUSTER: Final = "default"
+
+
+@dataclass(frozen=True)
+class ControlOptions:
+    """How to reach the others of cluster `cluster`.
+
+    `listen`, `connect`: Zenoh endpoints such as `tcp/192.168.1.5:7447`; `multicast`: look for
+    peers on the local network; `config_file`: a Zenoh configuration (TLS, access control), which
+    the others amend.
+    """
+
+    cluster: str = DEFAULT_CLUSTER
+    listen: Sequence[str] = ()
+    connect: Sequence[str] = ()
+    multicast: bool = True
+    config_file: Path | None = None
+
+
+def check_cluster_name(name: str) -> None:
+    """Raises `HaloError` for a name that cannot be a part of a key."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+        raise HaloError(
+            f"cluster name {name!r}: use 1 to 64 letters, digits, dots, hyphens or underscores"
+        )
+
+
+def open_control(options: ControlOptions) -> zenoh.Session:
+    """Raises `HaloError` where an endpoint is malformed or taken."""
+    check_cluster_name(options.cluster)
+    zenoh.init_log_from_env_or("off")  # its errors come back as exceptions, which we tell
+    try:
+        if options.config_file is not None:
+            config = zenoh.Config.from_file(str(options.config_file))
+        else:
+            config = zenoh.Config()
+        config.insert_json5("mode", '"peer"')
+        config.insert_json5("scouting/multicast/enabled", json.dumps(options.multicast))
+        # Workers have nothing to say to each other.
+        config.insert_json5("scouting/gossip/enabled", "false")
+        if options.listen or not options.multicast:
+            config.insert_json5("listen/endpoints", json.dumps(list(options.listen)))
+        config.insert_json5("connect/endpoints", json.dumps(list(options.connect)))
+        return zenoh.open(config)
+    except zenoh.ZError as error:
+        text = str(error).splitlines()[0]
+        if "in use" in text:
+            raise HaloError(
+                f"port taken: {', '.join(options.listen)} is in use; "
+                f"choose another with --listen, or stop the program that has it"
+            ) from None
+        raise HaloError(f"the control plane does not start: {text[:300]}") from None
+
+
+def worker_key(cluster: str, worker: str) -> str:
+    return f"halo/{cluster}/worker/{worker}"
+
+
+def root_key(cluster: str, session: str) -> str:
+    return f"halo/{cluster}/root/{session}"
+
+
+def shard_key(cluster: str, session: str, sha256: str) -> str:
+    return f"{root_key(cluster, session)}/shard/{sha256}"
+
+
+def ask(session: zenoh.Session, key: str, question: bytes, timeout_s: float) -> bytes:
+    """The first answer to a question. Raises `HaloError` for a refusal or for none."""
+    for reply in session.get(key, payload=question, timeout=timeout_s):
+        if reply.ok is not None:
+            return reply.ok.payload.to_bytes()
+        if reply.err is not None:
+            raise HaloError(f"{key} refused: {reply.err.payload.to_string()[:300]}")
+    raise HaloError(f"no answer from {key} within {timeout_s:.0f} s; is it still running?")
+
+
+def alive(session: zenoh.Session, key_expression: str, timeout_s: float = 1.0) -> list[str]:
+    """The keys of those who declared themselves alive and match."""
+    replies = session.liveliness().get(key_expression, timeout=timeout_s)
+    return sorted({str(reply.ok.key_expr) for reply in replies if reply.ok is not None})

@@ -1,0 +1,79 @@
+"""A bad link without privileges: datagrams are dropped and delayed on their way through the root.
+
+It stands in for the network when a laboratory with real packets is not to be had, and is seeded,
+so that a run can be repeated. Time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, fields
+from typing import Final
+
+from halo_edge.errors import HaloError
+
+# More would be a wrong delay rather than a bad link; a real queue drops, too.
+MAX_QUEUED: Final = 100_000
+
+
+@dataclass(frozen=True)
+class ImpairmentOptions:
+    """`loss`: probability that a datagram is dropped, independently, in each direction;
+    `delay_ms`: added one-way; `jitter_ms`: added uniformly on top, so that datagrams overtake."""
+
+    loss: float = 0.0
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> ImpairmentOptions:
+        """From `loss=0.05,delay_ms=1,seed=7`. Raises `HaloError`."""
+        known = {field.name: float for field in fields(cls)} | {"seed": int}
+        values: dict[str, float] = {}
+        for part in text.split(","):
+            name, _, value = part.strip().partition("=")
+            if name not in known:
+                raise HaloError(f"--impair: unknown {name!r}; use {', '.join(known)}")
+            try:
+                values[name] = known[name](value)
+            except ValueError:
+                raise HaloError(f"--impair: {name} needs a number, not {value!r}") from None
+        options = cls(**values)  # type: ignore[arg-type]
+        if not 0 <= options.loss < 1:
+            raise HaloError("--impair: loss is a probability, 0 or more and below 1")
+        if not (0 <= options.delay_ms <= 10_000 and 0 <= options.jitter_ms <= 10_000):
+            raise HaloError("--impair: delays are between 0 and 10000 ms")
+        return options
+
+
+class ImpairedDirection:
+    """One direction: datagrams go in with `offer`, and come out of `due` in time."""
+
+    def __init__(self, options: ImpairmentOptions, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._options = options
+        self._queue: list[tuple[float, int, tuple[object, bytes]]] = []
+        self._offered = 0
+        self.dropped = 0
+
+    def offer(self, peer: object, datagram: bytes | memoryview, now: float) -> None:
+        self._offered += 1
+        options = self._options
+        if self._random.random() < options.loss or len(self._queue) >= MAX_QUEUED:
+            self.dropped += 1
+            return
+        delay_s = (options.delay_ms + self._random.random() * options.jitter_ms) / 1e3
+        entry = (now + delay_s, self._offered, (peer, bytes(datagram)))
+        heapq.heappush(self._queue, entry)
+
+    def due(self, now: float) -> tuple[object, bytes] | None:
+        """The next (peer, datagram) whose time has come."""
+        if self._queue and self._queue[0][0] <= now:
+            return heapq.heappop(self._queue)[2]
+        return None
+
+    @property
+    def next_due(self) -> float | None:
+        return self._queue[0][0] if self._queue else None

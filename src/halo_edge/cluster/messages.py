@@ -1,0 +1,102 @@
+"""What root and workers tell each other over the control plane, as JSON.
+
+Every message is decoded against its type and bounds (msgspec), so what reaches the rest of the
+room is well formed. Vectors never travel here; see `sync` for those.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from halo_edge.compute.wire import WireFormat
+from halo_edge.errors import HaloError
+
+# Raised when a change makes roots and workers of different versions misunderstand each other, here
+# or in the datagrams.
+CONTROL_VERSION: Final = 1
+
+Count = Annotated[int, Meta(ge=0, le=1 << 48)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+Text = Annotated[str, Meta(max_length=2000)]
+
+
+class Transport(Enum):
+    """What carries the datagrams of the rounds."""
+
+    UDP = "udp"
+    TCP = "tcp"
+
+
+class WorkerInfo(Struct, frozen=True, kw_only=True):
+    """How a worker presents itself."""
+
+    control_version: Count
+    version: Text  # of halo-edge, for people
+    worker: Name
+    host: Text
+    addresses: Annotated[list[Text], Meta(max_length=32)]
+    port: Port  # of rounds: UDP and TCP
+    cores: Count
+    threads: Count
+    memory_bytes: Count
+    busy: bool
+
+
+class LayerShard(Struct, frozen=True):
+    """One layer's packed shard (`groups.shard.ShardSpec`) and its sha256."""
+
+    neurons: Annotated[int, Meta(ge=1, le=1 << 24)]
+    gate_type: Count
+    up_type: Count
+    down_type: Count
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Assignment(Struct, frozen=True, kw_only=True):
+    """A worker's part in a session: the key, its name in datagrams, its shards."""
+
+    control_version: Count
+    session: Name
+    key: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    device: Annotated[int, Meta(ge=1, le=65535)]
+    epoch: Annotated[int, Meta(ge=0, le=65535)]
+    root_address: Text
+    root_port: Port
+    transport: Transport
+    wire: WireFormat
+    width: Annotated[int, Meta(ge=1, le=1 << 20)]  # hidden size
+    max_tokens: Annotated[int, Meta(ge=1, le=65535)]
+    max_payload: Annotated[int, Meta(ge=64, le=65535)]
+    window: Annotated[int, Meta(ge=1, le=65535)]
+    shards: Annotated[list[LayerShard | None], Meta(min_length=1, max_length=1024)]
+
+
+class AssignmentReply(Struct, frozen=True):
+    """`error` is empty when the worker is ready. Bytes of shards it fetched and had on disk."""
+
+    error: Text = ""
+    fetched_bytes: Count = 0
+    cached_bytes: Count = 0
+
+
+def encode(message: Struct) -> bytes:
+    return msgspec.json.encode(message)
+
+
+_Message = TypeVar("_Message", bound=Struct)
+
+
+def decode(data: bytes, kind: type[_Message], sender: str) -> _Message:
+    """Raises `HaloError` for anything that is not a `kind`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise HaloError(
+            f"{sender} sent a malformed {kind.__name__} ({error}); "
+            f"is it another version of HALO Edge?"
+        ) from None

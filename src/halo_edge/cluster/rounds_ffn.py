@@ -1,0 +1,107 @@
+"""The FFN from the rounds of a cluster: scatter x, compute the own shard, gather the partials, add
+them.
+
+The root's side of the picture in DESIGN.md. What is lost on the way and asked for again is `sync`'s
+business; this file moves bytes and adds vectors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+
+from halo_edge.cluster.links import RootLink
+from halo_edge.compute.activations import Activations
+from halo_edge.compute.ffn import FfnGraphs
+from halo_edge.compute.runtime import aligned
+from halo_edge.compute.wire import WireCodec
+from halo_edge.errors import HaloError
+from halo_edge.sync.errors import DeviceStalled
+from halo_edge.sync.ids import DeviceId, RoundId
+from halo_edge.sync.root import RootRounds
+
+# How often a waiting root looks whether a worker has left.
+MEMBERSHIP_WAIT_S: Final = 0.05
+
+
+class RoundsFfn:
+    """A `Gather` (engine room) over a cluster.
+
+    `workers` names the devices for messages; `lost` gives a worker that has left the cluster, or
+    None.
+    """
+
+    def __init__(
+        self,
+        rounds: RootRounds,
+        link: RootLink,
+        codec: WireCodec,
+        own: FfnGraphs,
+        activations: Activations,
+        workers: Mapping[DeviceId, str],
+        lost: Callable[[], str | None],
+    ) -> None:
+        self._rounds = rounds
+        self._link = link
+        self._codec = codec
+        self._own = own
+        self._activations = activations
+        self._workers = workers
+        self._lost = lost
+        self._step = -1
+        self._x = codec.buffer(activations.max_tokens)
+        self._x_view = self._x.data
+        self._partial = aligned((activations.max_tokens, activations.width), np.float32)
+
+    def ffn(self, layer: int, tokens: int) -> None:
+        """See `Gather.ffn`. Raises `HaloError` when a worker stalls or has left."""
+        if layer == 0:
+            self._step += 1
+        acts, codec, rounds = self._activations, self._codec, self._rounds
+        codec.encode(acts.x, self._x, tokens)
+        now = time.monotonic()
+        x = self._x_view[: tokens * codec.row_bytes]
+        rounds.begin(RoundId(self._step, layer), tokens, x, now)
+        self._send(now)
+        ffn, partial = acts.ffn[:tokens], self._partial[:tokens]
+        if not self._own.run(layer, tokens):
+            ffn[:] = 0
+        self._collect()
+        for device in self._workers:
+            codec.decode_from(rounds.partial(device), partial, tokens)
+            np.add(ffn, partial, out=ffn)
+
+    def _send(self, now: float) -> None:
+        for destinations, datagram in self._rounds.datagrams(now):
+            self._link.send(destinations, datagram)
+
+    def _collect(self) -> None:
+        """Receive until the round is complete, sending what the rounds want sent."""
+        rounds, link = self._rounds, self._link
+        try:
+            while True:
+                now = time.monotonic()
+                while (datagram := link.receive()) is not None:
+                    rounds.receive(datagram, now)
+                if rounds.complete:
+                    return
+                self._send(now)
+                if (worker := self._lost()) is not None:
+                    raise HaloError(
+                        f"worker {worker} left in the middle of a generation; "
+                        f"start it again, or go on without it"
+                    )
+                deadline = rounds.deadline()
+                wait_s = MEMBERSHIP_WAIT_S
+                if deadline is not None:
+                    wait_s = min(wait_s, deadline - time.monotonic())
+                if wait_s > 0:
+                    link.wait(wait_s)
+        except DeviceStalled as stalled:
+            raise HaloError(
+                f"worker {self._workers[stalled.device]} has not answered for "
+                f"{stalled.silent_s:.0f} s; see whether it runs and can be reached"
+            ) from None

@@ -1,0 +1,103 @@
+"""Rounds over UDP: one socket at the root for all workers, one connected socket at each worker."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from halo_edge.errors import HaloError
+from halo_edge.sync.ids import DeviceId
+
+# Payload of a chunk. With our and UDP's headers it stays below 1280 bytes, which IPv6 guarantees
+# and every Wi-Fi carries in one frame.
+MAX_PAYLOAD: Final = 1200
+# Asked for; the kernel grants what it may (net.core.rmem_max).
+SOCKET_BUFFER_BYTES: Final = 4 << 20
+# What Linux charges a receive buffer for a datagram of ours (a 2 KB data block and its header).
+CHARGE_PER_DATAGRAM: Final = 2304
+# A full window is sent at once; more than this would overrun the queue of a slow radio.
+MAX_WINDOW: Final = 64
+MIN_WINDOW: Final = 4
+MAX_DATAGRAM: Final = 65536
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """A UDP socket with large buffers. Raises `HaloError` where the port is taken."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        raise HaloError(
+            f"port taken: UDP {address}:{port} cannot be used ({error.strerror}); "
+            f"choose another with --port"
+        ) from None
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+    sock.setblocking(False)
+    return sock
+
+
+def window(sock: socket.socket, n_senders: int) -> int:
+    """Chunks that each of `n_senders` may have under way to `sock` without overrunning it."""
+    room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // CHARGE_PER_DATAGRAM
+    return max(MIN_WINDOW, min(MAX_WINDOW, room // max(n_senders, 1) // 2))
+
+
+class UdpRootLink:
+    """`addresses`: where each worker receives."""
+
+    def __init__(self, sock: socket.socket, addresses: Mapping[DeviceId, tuple[str, int]]) -> None:
+        self._socket = sock
+        self._addresses = dict(addresses)
+        self._buffer = bytearray(MAX_DATAGRAM)
+        self._view = memoryview(self._buffer)
+
+    def send(self, destinations: Sequence[DeviceId], datagram: bytes | memoryview) -> None:
+        for device in destinations:
+            # A full send buffer or an unreachable host loses the datagram, as the network may.
+            with contextlib.suppress(OSError):
+                self._socket.sendto(datagram, self._addresses[device])
+
+    def receive(self) -> memoryview | None:
+        try:
+            return self._view[: self._socket.recv_into(self._buffer)]
+        except OSError:  # nothing there, or an ICMP error of an earlier send
+            return None
+
+    def wait(self, timeout_s: float) -> None:
+        select.select((self._socket,), (), (), timeout_s)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class UdpWorkerLink:
+    """Connected to the root, so that the kernel drops what comes from elsewhere."""
+
+    def __init__(self, sock: socket.socket, root: tuple[str, int]) -> None:
+        self._socket = sock
+        self._socket.connect(root)
+        self._buffer = bytearray(MAX_DATAGRAM)
+        self._view = memoryview(self._buffer)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, datagram: bytes | memoryview) -> None:
+        with contextlib.suppress(OSError):  # lost, as the network may
+            self._socket.send(datagram)
+
+    def receive(self) -> memoryview | None:
+        try:
+            return self._view[: self._socket.recv_into(self._buffer)]
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Disconnect; the socket stays bound, for the next session."""
+        with contextlib.suppress(OSError):
+            self._socket.connect(("0.0.0.0", 0))

@@ -1,0 +1,255 @@
+"""A worker: waits for an assignment, then answers rounds until its root is gone.
+
+One thread does everything (receive, compute, send), so a round costs no hand-over; Zenoh's own
+threads only bring events.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+from halo_edge import __version__
+from halo_edge.cluster import control, tcp, udp
+from halo_edge.cluster.addresses import own_addresses
+from halo_edge.cluster.links import WorkerLink
+from halo_edge.cluster.messages import (
+    CONTROL_VERSION,
+    Assignment,
+    AssignmentReply,
+    Transport,
+    WorkerInfo,
+)
+from halo_edge.cluster.shard_cache import ShardCache
+from halo_edge.cluster.worker_control import Assigned, RootGone, WorkerControl
+from halo_edge.compute.activations import Activations
+from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.compute.runtime import Runtime
+from halo_edge.compute.wire import WireCodec
+from halo_edge.errors import HaloError
+from halo_edge.groups.shard import ShardSpec
+from halo_edge.sync.ids import DeviceId
+from halo_edge.sync.layout import RoundLayout
+from halo_edge.sync.timing import Recovery
+from halo_edge.sync.worker import WorkerRounds
+
+# Assigned, but the root does not begin: look after the control plane now and then.
+IDLE_WAIT_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """`address`: where rounds are received (0.0.0.0: everywhere); `port`: 0 for any."""
+
+    control: control.ControlOptions
+    name: str = ""
+    address: str = "0.0.0.0"
+    port: int = 0
+    threads: int = 1
+
+
+class Worker:
+    """A worker process's one object. Raises `HaloError` where a port is taken."""
+
+    def __init__(
+        self, options: WorkerOptions, cache: ShardCache, tell: Callable[[str], None]
+    ) -> None:
+        """`tell` is given a line for the user now and then."""
+        self._options = options
+        self._cache = cache
+        self._tell = tell
+        self._runtime = Runtime(options.threads)
+        self._udp = udp.bind(options.address, options.port)
+        self.port: int = self._udp.getsockname()[1]
+        try:
+            self._tcp = tcp.listen(options.address, self.port)
+        except HaloError:
+            self._udp.close()
+            raise
+        self.id = options.name or f"{platform.node() or 'worker'}-{uuid4().hex[:6]}"
+        self._session: Session | None = None
+        try:
+            opened = control.open_control(options.control)
+            self._control = WorkerControl(opened, options.control.cluster, self.describe)
+        except HaloError:
+            self._udp.close()
+            self._tcp.close()
+            raise
+
+    def describe(self) -> WorkerInfo:
+        pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        return WorkerInfo(
+            control_version=CONTROL_VERSION,
+            version=__version__,
+            worker=self.id,
+            host=platform.node(),
+            addresses=own_addresses(self._options.address),
+            port=self.port,
+            cores=os.cpu_count() or 1,
+            threads=self._runtime.threads,
+            memory_bytes=pages * page_bytes,
+            busy=self._session is not None,
+        )
+
+    def run(self) -> None:
+        """Serve one root after another, until KeyboardInterrupt or SystemExit."""
+        try:
+            while True:
+                if self._session is None:
+                    select.select((self._control.wake_fd,), (), ())
+                else:
+                    self._session.serve(self._control.wake_fd)
+                while (event := self._control.next_event()) is not None:
+                    self._handle(event)
+        finally:
+            self._end_session()
+            self._control.close()
+            self._udp.close()
+            self._tcp.close()
+
+    def _handle(self, event: Assigned | RootGone) -> None:
+        current = self._session
+        if isinstance(event, RootGone):
+            if current is not None and current.id == event.session:
+                self._end_session()
+                self._tell("the root is gone; waiting for another")
+            return
+        assignment = event.assignment
+        if current is not None and current.id != assignment.session:
+            error = f"worker {self.id} is busy with another root's session"
+            event.reply(AssignmentReply(error=error))
+            return
+        try:
+            self._end_session()
+            event.reply(self._begin_session(assignment))
+        except (HaloError, ValueError) as error:
+            event.reply(AssignmentReply(error=f"worker {self.id}: {error}"))
+            self._tell(str(error))
+
+    def _begin_session(self, assignment: Assignment) -> AssignmentReply:
+        fetched, cached = self._cache.fetched_bytes, self._cache.cached_bytes
+        weights = self._load(assignment)
+        root = (assignment.root_address, assignment.root_port)
+        link: WorkerLink
+        if assignment.transport is Transport.UDP:
+            link = udp.UdpWorkerLink(self._udp, root)
+        else:
+            link = tcp.TcpWorkerLink(self._tcp, assignment.root_address)
+        self._session = Session(assignment, weights, link, self._runtime)
+        self._control.watch_root(assignment.session)
+        reply = AssignmentReply(
+            fetched_bytes=self._cache.fetched_bytes - fetched,
+            cached_bytes=self._cache.cached_bytes - cached,
+        )
+        self._tell(
+            f"assigned {sum(s is not None for s in assignment.shards)} layers' shards: "
+            f"{reply.fetched_bytes / 1e6:.1f} MB fetched, "
+            f"{reply.cached_bytes / 1e6:.1f} MB on disk already"
+        )
+        return reply
+
+    def _load(self, assignment: Assignment) -> list[FfnWeights | None]:
+        weights: list[FfnWeights | None] = []
+        for shard in assignment.shards:
+            if shard is None:
+                weights.append(None)
+                continue
+            spec = ShardSpec(
+                shard.neurons, assignment.width, shard.gate_type, shard.up_type, shard.down_type
+            )
+
+            def fetch(sha256: str = shard.sha256) -> bytes:
+                return self._control.fetch_shard(assignment.session, sha256)
+
+            weights.append(spec.weights(self._cache.load(shard.sha256, spec.nbytes, fetch)))
+        self._cache.prune(frozenset(s.sha256 for s in assignment.shards if s is not None))
+        return weights
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._control.unwatch()
+            self._session.close()
+            self._session = None
+
+
+class Session:
+    """A worker's part in one root's session: rounds in, partials out."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        weights: list[FfnWeights | None],
+        link: WorkerLink,
+        runtime: Runtime,
+    ) -> None:
+        codec = WireCodec(assignment.wire, assignment.width)
+        layout = RoundLayout(
+            n_layers=len(assignment.shards),
+            max_tokens=assignment.max_tokens,
+            x_row_bytes=codec.row_bytes,
+            partial_row_bytes=codec.row_bytes,
+            block_bytes=codec.block_bytes,
+            max_payload=assignment.max_payload,
+            window=assignment.window,
+        )
+        self.id = assignment.session
+        self._link = link
+        self._codec = codec
+        self._activations = Activations(assignment.max_tokens, assignment.width)
+        self._graphs = FfnGraphs(runtime, weights, self._activations)
+        self._rounds = WorkerRounds(
+            assignment.key,
+            layout,
+            DeviceId(assignment.device),
+            epoch=assignment.epoch,
+            recovery=Recovery(reliable=assignment.transport is Transport.TCP),
+        )
+        self._partial = codec.buffer(assignment.max_tokens)
+        self._partial_view = self._partial.data
+
+    def serve(self, wake_fd: int) -> None:
+        """Answer rounds until `wake_fd` becomes readable."""
+        rounds, link = self._rounds, self._link
+        readable = (link.fileno(), wake_fd)
+        while True:
+            deadline = rounds.deadline()
+            now = time.monotonic()
+            timeout = IDLE_WAIT_S if deadline is None else max(0.0, deadline - now)
+            ready, _, _ = select.select(readable, (), (), timeout)
+            if wake_fd in ready:
+                return
+            now = self._receive()
+            request = rounds.ready()
+            if request is not None:
+                row = self._codec.row_bytes
+                self._compute(request.id.layer, request.tokens, request.x)
+                now = (
+                    self._receive()
+                )  # what came meanwhile is dealt with before the answer goes out
+                rounds.answer(request.id, self._partial_view[: request.tokens * row], now)
+            for datagram in rounds.datagrams(now):
+                link.send(datagram)
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _receive(self) -> float:
+        receive, take = self._link.receive, self._rounds.receive
+        now = time.monotonic()
+        while (datagram := receive()) is not None:
+            take(datagram, now)
+        return now
+
+    def _compute(self, layer: int, tokens: int, x: memoryview) -> None:
+        """`x`: encoded rows; leaves the encoded partial in `_partial`."""
+        codec, acts = self._codec, self._activations
+        codec.decode_from(x, acts.x, tokens)
+        if not self._graphs.run(layer, tokens):
+            acts.ffn[:tokens] = 0
+        codec.encode(acts.ffn, self._partial, tokens)

@@ -1,0 +1,129 @@
+"""A worker on the control plane: it announces itself, answers questions, and takes assignments.
+
+Zenoh calls back from threads of its own; everything is handed to the worker's one thread through
+`events`, and a pipe wakes that thread up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import zenoh
+
+from halo_edge.cluster import control
+from halo_edge.cluster.messages import (
+    CONTROL_VERSION,
+    Assignment,
+    AssignmentReply,
+    WorkerInfo,
+    decode,
+    encode,
+)
+from halo_edge.errors import HaloError
+
+# A shard of one layer at 10 Mbit/s may take a minute.
+FETCH_TIMEOUT_S: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A root wants this worker. `reply` must be called once."""
+
+    assignment: Assignment
+    reply: Callable[[AssignmentReply], None]
+
+
+@dataclass(frozen=True)
+class RootGone:
+    """The root of `session` is no longer alive."""
+
+    session: str
+
+
+class WorkerControl:
+    """Announces the worker until `close`. `wake_fd` becomes readable when `next_event` has one."""
+
+    def __init__(
+        self, session: zenoh.Session, cluster: str, describe: Callable[[], WorkerInfo]
+    ) -> None:
+        self._session = session
+        self._cluster = cluster
+        self._describe = describe
+        self._events: queue.SimpleQueue[Assigned | RootGone] = queue.SimpleQueue()
+        self.wake_fd, self._wake = os.pipe()
+        os.set_blocking(self.wake_fd, False)
+        os.set_blocking(self._wake, False)
+        self._watch: zenoh.Subscriber[None] | None = None
+        key = control.worker_key(cluster, describe().worker)
+        self._declared = (
+            session.declare_queryable(f"{key}/info", self._on_info),
+            session.declare_queryable(f"{key}/assign", self._on_assign),
+            session.liveliness().declare_token(key),
+        )
+
+    def next_event(self) -> Assigned | RootGone | None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_fd, 64)
+        with contextlib.suppress(queue.Empty):
+            return self._events.get_nowait()
+        return None
+
+    def watch_root(self, session: str) -> None:
+        """From now on, an event says when the root of `session` is gone (or already was)."""
+        key = control.root_key(self._cluster, session)
+        self.unwatch()
+
+        def on_change(sample: zenoh.Sample) -> None:
+            if sample.kind == zenoh.SampleKind.DELETE:
+                self._put(RootGone(session))
+
+        self._watch = self._session.liveliness().declare_subscriber(key, on_change)
+        if not control.alive(self._session, key):
+            self._put(RootGone(session))
+
+    def unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.undeclare()  # type: ignore[no-untyped-call]
+            self._watch = None
+
+    def fetch_shard(self, session: str, sha256: str) -> bytes:
+        """Ask the root for a packed shard. Raises `HaloError` when it does not come."""
+        key = control.shard_key(self._cluster, session, sha256)
+        return control.ask(self._session, key, b"", FETCH_TIMEOUT_S)
+
+    def close(self) -> None:
+        self.unwatch()
+        self._session.close()  # type: ignore[no-untyped-call]
+        os.close(self.wake_fd)
+        os.close(self._wake)
+
+    def _put(self, event: Assigned | RootGone) -> None:
+        self._events.put(event)
+        # A full pipe wakes as well; a closed one means that the worker is ending.
+        with contextlib.suppress(OSError):
+            os.write(self._wake, b"!")
+
+    def _on_info(self, query: zenoh.Query) -> None:
+        with query:
+            query.reply(query.key_expr, encode(self._describe()))
+
+    def _on_assign(self, query: zenoh.Query) -> None:
+        def reply(answer: AssignmentReply) -> None:
+            # The root may be gone by now; then nobody waits for the answer.
+            with contextlib.suppress(zenoh.ZError), query:
+                query.reply(query.key_expr, encode(answer))
+
+        try:
+            data = query.payload.to_bytes() if query.payload is not None else b""
+            assignment = decode(data, Assignment, "a root")
+            if assignment.control_version != CONTROL_VERSION:
+                raise HaloError("the root speaks another version")
+        except HaloError as error:
+            reply(AssignmentReply(error=str(error)))
+            return
+        self._put(Assigned(assignment, reply))

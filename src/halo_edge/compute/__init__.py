@@ -1,0 +1,1 @@
+"""ggml graphs: attention, an FFN shard, the head; and the threads that run them."""

@@ -1,0 +1,44 @@
+"""The vectors of one step, shared by all graphs of a process and by the network.
+
+One set of buffers serves every number of tokens: a graph for T tokens uses the first T rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halo_edge.compute.runtime import aligned
+
+
+class Activations:
+    """`hidden`: f32[max_tokens, H], the residual stream; `x`: f32[max_tokens, H], its norm, what
+    the FFN reads; `ffn`: f32[max_tokens, H], what the FFN answers."""
+
+    def __init__(self, max_tokens: int, width: int) -> None:
+        self.max_tokens = max_tokens
+        self.width = width
+        self.hidden: NDArray[np.float32] = aligned((max_tokens, width), np.float32)
+        self.x: NDArray[np.float32] = aligned((max_tokens, width), np.float32)
+        self.ffn: NDArray[np.float32] = aligned((max_tokens, width), np.float32)
+
+
+class StepInputs:
+    """What attention needs to know about the tokens of a step.
+
+    `tokens`: i32[T], `positions`: i32[T], `cells`: i64[T] (where each token's key and value
+    go), `mask`: f16[T, kv] (0 where the token may look, -inf elsewhere; kv is the KV bucket; flat
+    storage, as the shape changes from step to step).
+    """
+
+    def __init__(self, max_tokens: int, max_kv: int) -> None:
+        self.tokens: NDArray[np.int32] = aligned((max_tokens,), np.int32)
+        self.positions: NDArray[np.int32] = aligned((max_tokens,), np.int32)
+        self.cells: NDArray[np.int64] = aligned((max_tokens,), np.int64)
+        self._mask: NDArray[Any] = aligned((max_tokens * max_kv,), np.float16)
+
+    def mask(self, tokens: int, kv: int) -> NDArray[np.float16]:
+        """f16[tokens, kv], a view of the storage that a graph for (tokens, kv) reads."""
+        return self._mask[: tokens * kv].reshape(tokens, kv)

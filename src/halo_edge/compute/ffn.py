@@ -1,0 +1,103 @@
+"""The FFN of a layer, or a device's shard of it: down (silu(gate x) * (up x)).
+
+Root and workers run the same graph; only the matrices (and whose buffers) differ.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import ggml
+import numpy as np
+from numpy.typing import NDArray
+
+from halo_edge.compute.activations import Activations
+from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
+from halo_edge.compute.weights import Matrix
+from halo_edge.model.gguf_file import GgufFile
+
+# Token counts for which graphs are kept: decode, whole prefill chunks, and a few remainders.
+MAX_GRAPH_SETS: Final = 12
+
+
+@dataclass(frozen=True, eq=False)
+class FfnWeights:
+    """`gate`, `up`: [neurons, H]; `down`: [H, neurons]."""
+
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+    def __post_init__(self) -> None:
+        neurons, width = self.gate.rows, self.gate.columns
+        if (self.up.rows, self.up.columns) != (neurons, width) or (
+            self.down.rows,
+            self.down.columns,
+        ) != (width, neurons):
+            raise ValueError("gate, up and down do not fit together")
+
+    @classmethod
+    def from_gguf(cls, gguf: GgufFile, layer: int) -> FfnWeights:
+        """All neurons of `layer`, mapped."""
+        names = (f"blk.{layer}.ffn_{part}.weight" for part in ("gate", "up", "down"))
+        return cls(*(Matrix.from_gguf(gguf, name) for name in names))
+
+
+def build_ffn(
+    runtime: Runtime,
+    weights: FfnWeights,
+    tokens: int,
+    x: NDArray[np.float32],
+    out: NDArray[np.float32],
+    arena: Arena,
+) -> Graph:
+    """Reads the first `tokens` rows of `x`: f32[>= tokens, H], writes those of `out`, likewise."""
+    width = weights.gate.columns
+    c = GraphContext(nodes=16)
+    inp = c.external(ggml.GGML_TYPE_F32, (width, tokens), x)
+    gate = ggml.ggml_mul_mat(c.ctx, weights.gate.tensor(c), inp)
+    up = ggml.ggml_mul_mat(c.ctx, weights.up.tensor(c), inp)
+    activation = ggml.ggml_swiglu_split(c.ctx, gate, up)
+    c.store(ggml.ggml_mul_mat(c.ctx, weights.down.tensor(c), activation), out)
+    return Graph(runtime, c, arena)
+
+
+class FfnGraphs:
+    """The graphs of all layers' FFN (or shards of it) for the token counts lately used."""
+
+    def __init__(
+        self, runtime: Runtime, weights: Sequence[FfnWeights | None], activations: Activations
+    ) -> None:
+        """`weights` per layer; None where this device holds no neuron group of the layer."""
+        self._runtime = runtime
+        self._weights = weights
+        self._activations = activations
+        self._sets: OrderedDict[int, list[Graph | None]] = OrderedDict()
+
+    def run(self, layer: int, tokens: int) -> bool:
+        """Compute `ffn` from `x`; False, with `ffn` untouched, if there is nothing to compute."""
+        graphs = self._sets.get(tokens)
+        if graphs is None:
+            graphs = self._sets[tokens] = self._build(tokens)
+            if len(self._sets) > MAX_GRAPH_SETS:
+                self._sets.popitem(last=False)
+        graph = graphs[layer]
+        if graph is None:
+            return False
+        graph()
+        return True
+
+    def _build(self, tokens: int) -> list[Graph | None]:
+        acts = self._activations
+        arenas: dict[int, Arena] = {}  # by neurons, as an arena serves graphs of one shape
+        graphs: list[Graph | None] = []
+        for weights in self._weights:
+            if weights is None:
+                graphs.append(None)
+                continue
+            arena = arenas.setdefault(weights.gate.rows, Arena())
+            graphs.append(build_ffn(self._runtime, weights, tokens, acts.x, acts.ffn, arena))
+        return graphs

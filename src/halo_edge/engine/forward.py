@@ -1,0 +1,146 @@
+"""One step through the model: what DESIGN.md draws under "How a token is made".
+
+Knows graphs and the KV cache; not sampling, text, or who computes the FFN.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halo_edge.compute.activations import Activations, StepInputs
+from halo_edge.compute.attention import AttentionBuilder, KvHeadRange
+from halo_edge.compute.head import build_embedding, build_head
+from halo_edge.compute.kv_cache import KvCache
+from halo_edge.compute.runtime import Arena, Graph, Runtime, aligned
+from halo_edge.engine.gather import Gather
+from halo_edge.engine.kv_cells import KvCells, SequenceId
+from halo_edge.model.gguf_file import GgufFile
+from halo_edge.model.hparams import HyperParameters
+
+# Graph sets (all layers, for one number of tokens and one KV bucket) kept at a time. Decode moves
+# through at most seven buckets and prefill leaves one remainder a prompt, so a few suffice.
+MAX_GRAPH_SETS: Final = 12
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive tokens of one sequence in a step. `outputs`: how many of the last need logits."""
+
+    sequence: SequenceId
+    tokens: SequenceOf[int]
+    start: int  # position of the first
+    outputs: int
+
+    @property
+    def positions(self) -> range:
+        return range(self.start, self.start + len(self.tokens))
+
+
+class Forward:
+    """A model ready to compute steps of up to `max_tokens` tokens over a KV cache of `cells`
+    cells.
+    """
+
+    def __init__(
+        self,
+        gguf: GgufFile,
+        params: HyperParameters,
+        runtime: Runtime,
+        *,
+        cells: int,
+        max_tokens: int,
+    ) -> None:
+        self.params = params
+        self.max_tokens = max_tokens
+        self.activations = Activations(max_tokens, params.hidden)
+        heads = KvHeadRange(0, params.n_kv_heads)
+        self._cache = KvCache(params.n_layers, cells, len(heads) * params.head_dim)
+        self.cells = KvCells(self._cache.cells)
+        self._inputs = StepInputs(max_tokens, self._cache.cells)
+        self._attention = AttentionBuilder(
+            runtime, gguf, params, heads, self._cache, self.activations, self._inputs
+        )
+        self._runtime = runtime
+        self._gguf = gguf
+        self._layers: OrderedDict[tuple[int, int], list[Graph]] = OrderedDict()
+        self._ends: OrderedDict[tuple[int, int], tuple[Graph, Graph]] = OrderedDict()
+        self._selected: NDArray[np.int32] = aligned((max_tokens,), np.int32)
+        self._logits: NDArray[np.float32] = aligned((1, params.vocab), np.float32)
+
+    def step(self, batch: SequenceOf[Rows], gather: Gather) -> NDArray[np.float32]:
+        """Compute the step's tokens; f32[outputs, vocab], valid until the next step.
+
+        Raises `HaloError` when the KV cache is full or the FFN cannot be had.
+        """
+        tokens = sum(len(rows.tokens) for rows in batch)
+        if not 0 < tokens <= self.max_tokens:
+            raise ValueError(f"a step of {tokens} tokens")
+        kv, outputs = self._prepare(batch, tokens)
+        layers = self._layer_graphs(tokens, kv)
+        embed, head = self._end_graphs(tokens, outputs)
+        embed()
+        for layer, attention in enumerate(layers):
+            attention()
+            gather.ffn(layer, tokens)
+        if not outputs:
+            return self._logits[:0]
+        head()
+        return self._logits[:outputs]
+
+    def _prepare(self, batch: SequenceOf[Rows], tokens: int) -> tuple[int, int]:
+        """Fill the step's inputs; the KV bucket and the number of rows that need logits."""
+        inputs, cells, row, outputs = self._inputs, self.cells, 0, 0
+        for rows in batch:
+            stop = row + len(rows.tokens)
+            inputs.tokens[row:stop] = rows.tokens
+            inputs.positions[row:stop] = rows.positions
+            inputs.cells[row:stop] = cells.allocate(rows.sequence, rows.positions)
+            self._selected[outputs : outputs + rows.outputs] = range(stop - rows.outputs, stop)
+            outputs += rows.outputs
+            row = stop
+        kv = self._cache.bucket(cells.used)
+        mask, row = inputs.mask(tokens, kv), 0
+        for rows in batch:
+            stop = row + len(rows.tokens)
+            cells.fill_mask(mask[row:stop], rows.sequence, rows.positions)
+            row = stop
+        return kv, outputs
+
+    def _layer_graphs(self, tokens: int, kv: int) -> list[Graph]:
+        graphs = self._layers.get((tokens, kv))
+        if graphs is None:
+            arena = Arena()
+            graphs = [
+                self._attention.build(layer, tokens, kv, arena)
+                for layer in range(self.params.n_layers)
+            ]
+            self._layers[tokens, kv] = graphs
+            if len(self._layers) > MAX_GRAPH_SETS:
+                self._layers.popitem(last=False)
+        self._layers.move_to_end((tokens, kv))
+        return graphs
+
+    def _end_graphs(self, tokens: int, outputs: int) -> tuple[Graph, Graph]:
+        ends = self._ends.get((tokens, outputs))
+        if ends is None:
+            if outputs > len(self._logits):  # graphs made before keep the smaller array
+                self._logits = aligned((outputs, self.params.vocab), np.float32)
+                self._ends.clear()
+            embed = build_embedding(
+                self._runtime, self._gguf, tokens, self.activations, self._inputs
+            )
+            head = build_head(
+                self._runtime, self._gguf, self.params, range(self.params.vocab), tokens,
+                self._selected[: max(outputs, 1)], self.activations, self._logits,
+            )  # fmt: skip
+            ends = self._ends[tokens, outputs] = (embed, head)
+            if len(self._ends) > MAX_GRAPH_SETS:
+                self._ends.popitem(last=False)
+        self._ends.move_to_end((tokens, outputs))
+        return ends

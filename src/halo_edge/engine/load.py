@@ -1,0 +1,65 @@
+"""A model file opened and made ready for computing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.compute.runtime import Runtime
+from halo_edge.engine.engine import PREFILL_CHUNK
+from halo_edge.engine.forward import Forward
+from halo_edge.engine.gather import LocalFfn
+from halo_edge.errors import HaloError
+from halo_edge.model.chat_template import ChatTemplate
+from halo_edge.model.gguf_file import GgufFile
+from halo_edge.model.hparams import HyperParameters
+from halo_edge.model.tokenizer import Tokenizer
+
+# Models trained on 128k positions would want gigabytes of KV cache that few prompts use.
+DEFAULT_CONTEXT: Final = 8192
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything of a model that does not depend on who computes the FFN."""
+
+    gguf: GgufFile
+    params: HyperParameters
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    runtime: Runtime
+    forward: Forward
+    context: int
+
+    def local_ffn(self) -> LocalFfn:
+        """The whole FFN in this process."""
+        weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
+        return LocalFfn(FfnGraphs(self.runtime, weights, self.forward.activations))
+
+
+def load(path: Path, *, threads: int, context: int | None = None) -> LoadedModel:
+    """Open the model at `path` for one sequence of up to `context` tokens.
+
+    Raises `HaloError` for a file that is not a supported model, or a context it was not trained
+    for.
+    """
+    gguf = GgufFile.open(path)
+    params = HyperParameters.from_gguf(gguf)
+    if context is None:
+        context = min(params.context, DEFAULT_CONTEXT)
+    elif not 1 < context <= params.context:
+        raise HaloError(
+            f"--ctx must be between 2 and {params.context}, what the model was trained on"
+        )
+    tokenizer = Tokenizer.from_gguf(gguf.metadata)
+    if tokenizer.vocab_size > params.vocab:
+        raise HaloError(
+            f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, "
+            f"but {params.vocab} rows in the embedding table"
+        )
+    template = ChatTemplate.from_gguf(gguf.metadata, tokenizer)
+    runtime = Runtime(threads)
+    forward = Forward(gguf, params, runtime, cells=context, max_tokens=PREFILL_CHUNK)
+    return LoadedModel(gguf, params, tokenizer, template, runtime, forward, context)

@@ -1,0 +1,101 @@
+"""A shard: the rows of gate and up and the columns of down that belong to some neurons of a layer.
+
+On the root a shard is a view of the mapped model. To be sent it is packed: gate, up and down
+behind one another, each on a boundary of `ALIGNMENT` bytes. What a worker gets is checked against
+its `ShardSpec`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halo_edge.compute.ffn import FfnWeights
+from halo_edge.compute.runtime import ALIGNMENT
+from halo_edge.compute.weights import Matrix, requantise_columns
+from halo_edge.model.gguf_file import GgufFile, tensor_nbytes
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """What a packed shard is: `neurons` of `width` inputs, and the ggml type of each matrix."""
+
+    neurons: int
+    width: int
+    gate_type: int
+    up_type: int
+    down_type: int
+
+    def matrices(self) -> tuple[tuple[int, int, int], ...]:
+        """(ggml type, rows, columns) of gate, up and down."""
+        return (
+            (self.gate_type, self.neurons, self.width),
+            (self.up_type, self.neurons, self.width),
+            (self.down_type, self.width, self.neurons),
+        )
+
+    def offsets(self) -> list[int]:
+        """Where gate, up and down begin, and where the shard ends, in bytes.
+
+        Raises `ValueError` for an unknown type or a size that cuts a quantisation block.
+        """
+        bounds = [0]
+        for ggml_type, rows, columns in self.matrices():
+            end = bounds[-1] + tensor_nbytes(ggml_type, (columns, rows))
+            bounds.append(-(-end // ALIGNMENT) * ALIGNMENT)
+        return bounds
+
+    @property
+    def nbytes(self) -> int:
+        return self.offsets()[-1]
+
+    def weights(self, packed: NDArray[np.uint8]) -> FfnWeights:
+        """The matrices inside a packed shard, u8[nbytes]; views."""
+        parts = []
+        for (ggml_type, rows, columns), start in zip(self.matrices(), self.offsets(), strict=False):
+            size = tensor_nbytes(ggml_type, (columns, rows))
+            parts.append(Matrix.whole(packed[start : start + size], ggml_type, rows, columns))
+        return FfnWeights(*parts)
+
+
+def cut(gguf: GgufFile, layer: int, neurons: range) -> FfnWeights:
+    """The shard of consecutive `neurons` of `layer`.
+
+    Mapped, except that `down` is requantised to Q8_0 where `neurons` cuts its quantisation blocks.
+    """
+    whole = FfnWeights.from_gguf(gguf, layer)
+    down = whole.down.column_range(neurons.start, neurons.stop)
+    return FfnWeights(
+        whole.gate.row_range(neurons.start, neurons.stop),
+        whole.up.row_range(neurons.start, neurons.stop),
+        down if down is not None else requantise_columns(whole.down, neurons),
+    )
+
+
+def spec_of(weights: FfnWeights) -> ShardSpec:
+    return ShardSpec(
+        weights.gate.rows,
+        weights.gate.columns,
+        weights.gate.ggml_type,
+        weights.up.ggml_type,
+        weights.down.ggml_type,
+    )
+
+
+def pack(weights: FfnWeights) -> NDArray[np.uint8]:
+    """The shard as one run of bytes, u8[spec.nbytes]."""
+    spec = spec_of(weights)
+    packed = np.zeros(spec.nbytes, np.uint8)
+    matrices = (weights.gate, weights.up, weights.down)
+    for matrix, start in zip(matrices, spec.offsets(), strict=False):
+        rows = matrix.bytes_2d()
+        packed[start : start + rows.size].reshape(rows.shape)[:] = rows
+    return packed
+
+
+def content_hash(packed: NDArray[np.uint8]) -> str:
+    """sha256 of a packed shard, in hexadecimal: its name in every cache."""
+    return hashlib.sha256(packed.data).hexdigest()

@@ -1,0 +1,1 @@
+"""GGUF files, hyper-parameters, tokenizer, chat template, download. Imports no other room."""

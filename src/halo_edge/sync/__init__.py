@@ -1,0 +1,1 @@
+"""Datagram format, rounds, recovery. Sans-IO: time and bytes in, bytes and deadlines out."""

@@ -1,0 +1,86 @@
+"""How long to wait: the timing constants, and the estimator they feed.
+
+No clock is read here: times come in as arguments, in seconds of any clock that only goes forward.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+K_ALPHA: Final = 1 / 8  # RFC 6298 section 2.3
+K_BETA: Final = 1 / 4
+K_VARIATIONS: Final = 4  # "K" there
+
+K_UNLIMITED: Final = 1 << 32
+K_MAX_DOUBLINGS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """When to ask for what has not come. Times in seconds.
+
+    A wait that turns out too short costs one small datagram and perhaps a chunk sent twice; one
+    that is too long costs every device of the cluster the difference. Hence the low floor.
+    """
+
+    reliable: bool = False
+    """Something underneath (TCP) delivers everything in order: never ask, and send unthrottled."""
+
+    min_timeout_s: float = 0.001
+    """The floor of every timeout; TCP's is 0.2. Below it, schedulers' jitter looks like loss."""
+
+    max_backoff_s: float = 0.1
+    """Doubling a timeout stops here, so that the end of an outage is noticed that soon."""
+
+    initial_round_trip_s: float = 0.05
+    """How long a retransmission is waited for on a link of which nothing is known."""
+
+    initial_gap_s: float = 0.01
+    """How long the next chunk of a matrix is waited for before anything is known."""
+
+    initial_answer_s: float = 0.05
+    initial_answer_per_token_s: float = 0.002
+    """How long the first chunk of an answer is waited for before the device has given any."""
+
+    max_tries: int = 16
+    """WANTs a worker sends in a row without hearing anything; then it waits for the root's."""
+
+    def window(self, chunks: int) -> int:
+        """How many chunks may be under way: `chunks`, or any number if something else throttles."""
+        return K_UNLIMITED if self.reliable else chunks
+
+    def floor_s(self) -> float:
+        """What no timeout goes below: without end if asking is never of use."""
+        return math.inf if self.reliable else self.min_timeout_s
+
+    def backed_off_s(self, timeout_s: float, tries: int) -> float:
+        """`timeout_s` doubled for each try made in vain, up to the cap, but never made shorter."""
+        doubled = timeout_s * (1 << min(tries, K_MAX_DOUBLINGS))
+        return max(timeout_s, min(doubled, self.max_backoff_s))
+
+
+class TimeoutEstimator:
+    """How long to wait for something that has taken so and so long before (RFC 6298 section 2)."""
+
+    __slots__ = ("_floor_s", "_smoothed_s", "_variation_s", "timeout_s")
+
+    def __init__(self, initial_s: float, floor_s: float) -> None:
+        self._floor_s = floor_s
+        self._smoothed_s = -1.0  # no sample yet
+        self._variation_s = 0.0
+        self.timeout_s = max(floor_s, initial_s)
+        """Wait so long, then act."""
+
+    def sample(self, took_s: float) -> None:
+        """Takes in one more measurement."""
+        if self._smoothed_s < 0:
+            self._smoothed_s = took_s
+            self._variation_s = took_s / 2
+        else:
+            error_s = took_s - self._smoothed_s
+            self._variation_s += K_BETA * (abs(error_s) - self._variation_s)
+            self._smoothed_s += K_ALPHA * error_s
+        timeout_s = self._smoothed_s + K_VARIATIONS * self._variation_s
+        self.timeout_s = timeout_s if timeout_s > self._floor_s else self._floor_s

@@ -1,0 +1,162 @@
+"""Fixtures that tests of every room share: the reference data, models to run, and models to damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from halo_edge.errors import HaloError
+from halo_edge.model.pull import DEMO_MODEL, resolve_model
+from halo_edge.model.synth import SHAPES, write_synthetic
+
+MakeModel = Callable[..., Path]
+
+UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9  # GGUF's metadata types
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+@dataclass
+class GgufImage:
+    """A GGUF taken to pieces, to be put together again with something wrong or unusual in it.
+
+    Written from the format's description, so that it shares no mistake with what it tests.
+    `metadata`: key -> (type, value as it is stored). `tensors`: name -> [ggml type, shape (ggml's
+    order), offset in the data]; `data`: what follows the header.
+    """
+
+    version: int
+    metadata: dict[str, tuple[int, bytes]]
+    tensors: dict[str, tuple[int, tuple[int, ...], int]]
+    data: bytes
+    alignment: int = 32  # of the start of the data
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        raw, at = path.read_bytes(), 4
+
+        def take(layout: str) -> int:
+            nonlocal at
+            (value,) = struct.unpack_from("<" + layout, raw, at)
+            at += struct.calcsize("<" + layout)
+            return int(value)
+
+        def text() -> str:
+            nonlocal at
+            at += (size := take("Q"))
+            return raw[at - size : at].decode()
+
+        def skip(kind: int) -> None:
+            nonlocal at
+            if kind == STRING:
+                at += take("Q")
+            elif kind == ARRAY:
+                kind, count = take("I"), take("Q")
+                for _ in range(count):
+                    skip(kind)
+            else:
+                at += struct.calcsize(_SCALARS[kind])
+
+        version, n_tensors, n_metadata = take("I"), take("Q"), take("Q")
+        metadata, tensors = {}, {}
+        for _ in range(n_metadata):
+            key, kind = text(), take("I")
+            start = at
+            skip(kind)
+            metadata[key] = (kind, raw[start:at])
+        for _ in range(n_tensors):
+            name = text()
+            shape = tuple(take("Q") for _ in range(take("I")))
+            tensors[name] = (take("I"), shape, take("Q"))
+        return cls(version, metadata, tensors, raw[-(-at // 32) * 32 :])
+
+    def set(self, key: str, kind: int, value: Any) -> Self:
+        """Metadata of a scalar type or a string."""
+        stored = (
+            struct.pack("<Q", len(value.encode())) + value.encode()
+            if kind == STRING
+            else struct.pack("<" + _SCALARS[kind], value)
+        )
+        self.metadata[key] = (kind, stored)
+        return self
+
+    def header(self) -> bytes:
+        parts = [b"GGUF", struct.pack("<IQQ", self.version, len(self.tensors), len(self.metadata))]
+        for key, (kind, stored) in self.metadata.items():
+            parts += [_length_and_bytes(key), struct.pack("<I", kind), stored]
+        for name, (ggml_type, shape, offset) in self.tensors.items():
+            parts += [_length_and_bytes(name), struct.pack("<I", len(shape))]
+            parts += [struct.pack(f"<{len(shape)}Q", *shape), struct.pack("<IQ", ggml_type, offset)]
+        return b"".join(parts)
+
+    def write(self, path: Path) -> Path:
+        header = self.header()
+        path.write_bytes(header + bytes(-len(header) % self.alignment) + self.data)
+        return path
+
+
+def _length_and_bytes(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+@pytest.fixture(scope="session")
+def gguf_image() -> type[GgufImage]:
+    """The class, as test files cannot import this one."""
+    return GgufImage
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The directory `shared` beside the repository, with reference outputs of other engines."""
+    directory = (Path(__file__).parents[1] / ".." / "shared").resolve()
+    if not directory.is_dir():
+        pytest.skip("the reference data, a directory `shared` beside the repository, is not here")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """SmolLM2-135M-Instruct in the user's cache, pulled first if it must be.
+
+    Not being able to is a failure, unless HALO_OFFLINE=1 says that it is to be expected.
+    """
+    try:
+        return resolve_model(DEMO_MODEL)
+    except HaloError as error:
+        if os.environ.get("HALO_OFFLINE") == "1":
+            pytest.skip(f"HALO_OFFLINE=1 and {error}")
+        raise
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
+    """`make_model(quantization="q4_0", seed=0, **sizes)`: a tiny synthetic model's path.
+
+    `sizes` are fields of `SyntheticShape` that differ from the shape `tiny`. A model asked for
+    twice is written once.
+    """
+    directory = tmp_path_factory.mktemp("models")
+    made: dict[object, Path] = {}
+
+    def make(*, quantization: str = "q4_0", seed: int = 0, **sizes: Any) -> Path:
+        shape = dataclasses.replace(SHAPES["tiny"], **sizes)
+        key = (shape, quantization, seed)
+        if key not in made:
+            path = directory / f"{len(made)}-{shape.architecture}-{quantization}.gguf"
+            write_synthetic(shape, path, quantization=quantization, seed=seed)
+            made[key] = path
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_model: MakeModel) -> Path:
+    """A llama of 3 layers, hidden 128, ffn 512 (8 neuron groups), 4 heads, 2 KV heads, in Q4_0."""
+    return make_model()
