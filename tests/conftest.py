@@ -1,25 +1,46 @@
-"""Fixtures that tests of every room share: the reference data, models to run, and models to damage."""
+"""Fixtures that tests of every room share: reference data, models to run and models to damage."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.compute.runtime import Runtime
+from halo_edge.engine.forward import Forward, Rows
+from halo_edge.engine.gather import LocalFfn
+from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.errors import HaloError
+from halo_edge.model.gguf_file import GgufFile
+from halo_edge.model.hparams import HyperParameters
 from halo_edge.model.pull import DEMO_MODEL, resolve_model
 from halo_edge.model.synth import SHAPES, write_synthetic
 
 MakeModel = Callable[..., Path]
 
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9  # GGUF's metadata types
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 
 
 @dataclass
@@ -49,13 +70,14 @@ class GgufImage:
 
         def text() -> str:
             nonlocal at
-            at += (size := take("Q"))
+            size = take("Q")
+            at += size
             return raw[at - size : at].decode()
 
         def skip(kind: int) -> None:
             nonlocal at
             if kind == STRING:
-                at += take("Q")
+                text()
             elif kind == ARRAY:
                 kind, count = take("I"), take("Q")
                 for _ in range(count):
@@ -84,6 +106,13 @@ class GgufImage:
             else struct.pack("<" + _SCALARS[kind], value)
         )
         self.metadata[key] = (kind, stored)
+        return self
+
+    def add(self, name: str, values: NDArray[np.float32]) -> Self:
+        """One more tensor, of type F32."""
+        self.data += bytes(-len(self.data) % 32)
+        self.tensors[name] = (0, values.shape[::-1], len(self.data))
+        self.data += values.tobytes()
         return self
 
     def header(self) -> bytes:
@@ -160,3 +189,42 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 def tiny_model(make_model: MakeModel) -> Path:
     """A llama of 3 layers, hidden 128, ffn 512 (8 neuron groups), 4 heads, 2 KV heads, in Q4_0."""
     return make_model()
+
+
+class OpenModel:
+    """A model on one device, driven step by step."""
+
+    def __init__(self, path: Path, *, cells: int, max_tokens: int, threads: int) -> None:
+        self.gguf = GgufFile.open(path)
+        self.params = HyperParameters.from_gguf(self.gguf)
+        self.runtime = Runtime(threads)
+        self.forward = Forward(
+            self.gguf, self.params, self.runtime, cells=cells, max_tokens=max_tokens
+        )
+        weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
+        self.gather = LocalFfn(FfnGraphs(self.runtime, weights, self.forward.activations))
+
+    def step(self, *batch: tuple[int, Sequence[int], int]) -> NDArray[np.float32]:
+        """f32[len(batch), vocab] after the last token of each (sequence, tokens, start)."""
+        rows = [Rows(SequenceId(id), tokens, start, 1) for id, tokens, start in batch]
+        return self.forward.step(rows, self.gather).copy()
+
+    def fresh(self, tokens: Sequence[int], *chunks: int) -> NDArray[np.float32]:
+        """f32[vocab] after `tokens`, a sequence of their own, in steps of these sizes."""
+        sequence, start = 1 << 20, 0
+        for size in chunks or (len(tokens),):
+            logits = self.step((sequence, tokens[start : start + size], start))
+            start += size
+        assert start == len(tokens)
+        self.forward.cells.release(SequenceId(sequence))
+        return logits[0]
+
+
+@pytest.fixture(scope="session")
+def open_model() -> Callable[..., OpenModel]:
+    """`open_model(path, cells=256, max_tokens=64, threads=1)`."""
+
+    def open_(path: Path, *, cells: int = 256, max_tokens: int = 64, threads: int = 1) -> OpenModel:
+        return OpenModel(path, cells=cells, max_tokens=max_tokens, threads=threads)
+
+    return open_

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import generate, models, workers
+from halo_edge.cli import bench, generate, models, workers
 from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
@@ -32,6 +32,7 @@ for command in (
     workers.devices,
 ):
     app.command()(grouped(command))
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

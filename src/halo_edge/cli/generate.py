@@ -6,18 +6,27 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from halo_edge.cli.compute import compute_session
 from halo_edge.cli.console import notes, print_json, print_piece
-from halo_edge.cli.options import Context, Json, SamplingOptions, SessionOptions
-from halo_edge.cli.prompt import chat_tokens, prompt_tokens, text_argument
+from halo_edge.cli.options import ComputeOptions, Context, Json, SamplingOptions
+from halo_edge.cli.prompt import DEFAULT_SYSTEM, chat_tokens, prompt_tokens, text_argument
 from halo_edge.cli.report import TrafficMark, figures, summary
-from halo_edge.cli.session import ComputeSession, open_session
+from halo_edge.cluster.session import Session
 from halo_edge.engine.engine import Engine
 from halo_edge.engine.generation import Generation, Generator
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.errors import HaloError
 from halo_edge.model.chat_template import Message
 
-System = Annotated[str | None, Option("--system", "-s", help="A system message.")]
+System = Annotated[
+    str | None,
+    Option(
+        "--system",
+        "-s",
+        help=f"The system message; '' leaves it to the model's template. Default: "
+        f"'{DEFAULT_SYSTEM}'",
+    ),
+]
 
 
 def run(
@@ -28,13 +37,17 @@ def run(
     json: Json = False,
     ctx: Context = None,
     sampling: SamplingOptions,
-    options: SessionOptions,
+    options: ComputeOptions,
 ) -> None:
     """Generate text from a prompt, by default on four devices: processes on this machine."""
     text, params = text_argument(prompt), sampling.params()
-    with open_session(options, ctx) as session:
+    with compute_session(options, ctx) as session:
+        if raw or session.model.template is None:
+            tokens = prompt_tokens(session.model, text)
+        else:
+            tokens = chat_tokens(session.model, system, [Message("user", text)])
         generator = _generator(session)
-        generation = generator.start(_tokens(session, text, raw, system), params)
+        generation = generator.start(tokens, params)
         fields = _stream(session, generator, generation, quiet=json)
     if json:
         print_json(fields)
@@ -48,19 +61,20 @@ def chat(
     system: System = None,
     ctx: Context = None,
     sampling: SamplingOptions,
-    options: SessionOptions,
+    options: ComputeOptions,
 ) -> None:
     """Talk with the model. /clear forgets what was said; /exit or Ctrl-D ends."""
     params = sampling.params()
-    with open_session(options, ctx) as session:
+    with compute_session(options, ctx) as session:
         if session.model.template is None:
             raise HaloError("this model has no chat template; use `halo run --raw`")
-        _chat(session, params, [Message("system", system)] if system else [])
+        _chat(session, params, system)
 
 
-def _chat(session: ComputeSession, params: SamplingParams, opening: list[Message]) -> None:
+def _chat(session: Session, params: SamplingParams, system: str | None) -> None:
     generator = _generator(session)
-    messages, previous = list(opening), None
+    messages: list[Message] = []
+    previous: Generation | None = None
     notes.print("/clear forgets what was said, /exit ends", style="dim")
     while True:
         try:
@@ -70,13 +84,13 @@ def _chat(session: ComputeSession, params: SamplingParams, opening: list[Message
         if line in ("/exit", "/quit", "/bye"):
             return
         if line == "/clear":
-            messages = list(opening)
+            messages.clear()
         elif line.startswith("/"):
             notes.print("commands: /clear, /exit", style="dim")
         elif line:
             messages.append(Message("user", line))
             try:
-                tokens = chat_tokens(session.model, messages)
+                tokens = chat_tokens(session.model, system, messages)
                 generation = generator.start(tokens, params, after=previous)
             except HaloError as error:  # the conversation no longer fits, but can be cleared
                 notes.print(f"halo: {error}; /clear forgets what was said", style="red")
@@ -89,18 +103,7 @@ def _chat(session: ComputeSession, params: SamplingParams, opening: list[Message
             notes.print(summary(fields), style="dim")
 
 
-def _tokens(session: ComputeSession, text: str, raw: bool, system: str | None) -> list[int]:
-    if raw or session.model.template is None:
-        if system is not None:
-            raise HaloError("--system needs the model's chat template; leave it or --raw out")
-        return prompt_tokens(session.model, text)
-    messages = [Message("user", text)]
-    if system is not None:
-        messages.insert(0, Message("system", system))
-    return chat_tokens(session.model, messages)
-
-
-def _generator(session: ComputeSession) -> Generator:
+def _generator(session: Session) -> Generator:
     model = session.model
     engine = Engine(
         model.forward, session.gather, context=model.context, end_tokens=model.tokenizer.eog_ids
@@ -109,7 +112,7 @@ def _generator(session: ComputeSession) -> Generator:
 
 
 def _stream(
-    session: ComputeSession, generator: Generator, generation: Generation, *, quiet: bool
+    session: Session, generator: Generator, generation: Generation, *, quiet: bool
 ) -> dict[str, object]:
     """Run a generation to its end, showing it unless `quiet`; its figures."""
     first_token: TrafficMark | None = None

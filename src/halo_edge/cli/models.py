@@ -7,10 +7,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from halo_edge.cli.compute import compute_session, model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
-from halo_edge.cli.options import Json, Model, SessionOptions
+from halo_edge.cli.options import ComputeOptions, Json, Model
 from halo_edge.cli.prompt import text_argument, text_file
-from halo_edge.cli.session import model_path, open_session
 from halo_edge.engine.perplexity import Perplexity
 from halo_edge.engine.perplexity import perplexity as score
 from halo_edge.errors import HaloError
@@ -99,12 +99,12 @@ def perplexity(
         int | None, Option("--chunks", min=1, help="Default: the whole text.")
     ] = None,
     json: Json = False,
-    options: SessionOptions,
+    options: ComputeOptions,
 ) -> None:
     """Score a text as llama-perplexity does: lower is better."""
     text = text_file(file)
     result: Perplexity | None = None
-    with open_session(options, ctx) as session:
+    with compute_session(options, ctx) as session:
         model = session.model
         for result in score(
             model.forward, session.gather, model.tokenizer, text, context=ctx, max_chunks=chunks
@@ -121,7 +121,9 @@ def perplexity(
             "chunks": result.chunks,
         }
         if session.cluster is not None:
-            fields["retransmissions"] = session.cluster.statistics.retransmissions
+            fields["retransmissions"] = (
+                session.cluster.statistics.chunks_resent + session.cluster.statistics.wants_sent
+            )
         print_json(fields)
     else:
         notes.print()

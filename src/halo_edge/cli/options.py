@@ -9,10 +9,14 @@ from typing import Annotated, Final
 
 from typer import Option
 
+from halo_edge.cluster.control import DEFAULT_CLUSTER, ControlOptions
+from halo_edge.cluster.impairment import ImpairmentOptions
 from halo_edge.cluster.messages import Transport
-from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S
+from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
+from halo_edge.cluster.session import SessionOptions
 from halo_edge.compute.wire import WireFormat
 from halo_edge.engine.sampling import SamplingParams
+from halo_edge.errors import HaloError
 
 DEFAULT_WORKERS: Final = 3
 _MODEL: Final = "Model"
@@ -81,7 +85,7 @@ ControlConfig = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionOptions:
+class ComputeOptions:
     """Which model, and who computes it."""
 
     model: Model = None
@@ -142,21 +146,23 @@ class SessionOptions:
         ),
     ] = DEFAULT_STALL_TIMEOUT_S
 
-    @property
-    def remote(self) -> bool:
-        """Whether workers elsewhere are asked for."""
-        return bool(self.cluster or self.connect or self.control_config)
-
-    @property
-    def local_workers(self) -> int:
-        if self.remote:
-            return 0
-        return DEFAULT_WORKERS if self.workers is None else self.workers
-
-    @property
-    def threads_each(self) -> int:
-        """Compute threads of each process on this machine."""
-        return self.threads or max(1, (os.cpu_count() or 1) // (self.local_workers + 1))
+    def session(self, model: Path, context: int | None) -> SessionOptions:
+        """What they mean for the model in the file `model`. Raises `HaloError`."""
+        rounds = RoundsOptions(
+            wire=self.wire,
+            transport=self.transport,
+            split=_shares(self.split),
+            impairment=ImpairmentOptions.parse(self.impair) if self.impair else None,
+            stall_timeout_s=self.stall_timeout,
+        )
+        cores = os.cpu_count() or 1
+        if self.cluster or self.connect or self.control_config:
+            control = control_options(self.cluster, self.connect, self.control_config)
+            threads = self.threads or cores
+            return SessionOptions(model, threads, context, self.workers, control, rounds)
+        workers = DEFAULT_WORKERS if self.workers is None else self.workers
+        threads = self.threads or max(1, cores // (workers + 1))
+        return SessionOptions(model, threads, context, workers, None, rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +212,24 @@ class SamplingOptions:
             stop=tuple(self.stop or ()),
             logprobs=self.logprobs,
         )
+
+
+def control_options(
+    cluster: str | None, connect: list[str] | None, config_file: Path | None
+) -> ControlOptions:
+    """The root's way to the workers of `cluster`."""
+    return ControlOptions(
+        cluster or DEFAULT_CLUSTER,
+        connect=connect or (),
+        multicast=not connect,
+        config_file=config_file,
+    )
+
+
+def _shares(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise HaloError(f"--split needs numbers with commas between, not {text!r}") from None

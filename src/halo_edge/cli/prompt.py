@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from halo_edge.model.chat_template import Message
 
 # No context holds as much text; a bound so that `halo run - < /dev/zero` ends.
 MAX_TEXT_BYTES: Final = 64 << 20
+# Without a system message some templates put in their own; the demo model, whose template does,
+# answers "The capital of France is" with nonsense then, and with Paris to this one.
+DEFAULT_SYSTEM: Final = "You are a helpful assistant."
 
 
 def text_argument(argument: str) -> str:
@@ -49,16 +53,19 @@ def prompt_tokens(model: LoadedModel, text: str) -> list[int]:
     return model.tokenizer.encode(text, add_special=True)
 
 
-def chat_tokens(model: LoadedModel, messages: Sequence[Message]) -> list[int]:
+def chat_tokens(model: LoadedModel, system: str | None, messages: Sequence[Message]) -> list[int]:
     """A chat through the model's template, ready for the assistant's turn.
 
-    Some templates write the BOS token themselves; it is never doubled.
+    `system` None is the default message, where the template takes one; "" is none. Raises
+    `HaloError` if the model has no template, or one that cannot render this.
     """
     if model.template is None:
-        return prompt_tokens(model, messages[-1].content)
-    tokenizer = model.tokenizer
-    text = model.template.render(messages)
-    tokens = tokenizer.encode(text, add_special=False, parse_special=True)
-    if tokenizer.add_bos and tokenizer.bos_id is not None and tokens[:1] != [tokenizer.bos_id]:
-        return [tokenizer.bos_id, *tokens]
-    return tokens
+        raise HaloError("this model has no chat template; use `halo run --raw`")
+    text = None
+    if system is None:
+        with contextlib.suppress(HaloError):  # some templates refuse system messages
+            text = model.template.render([Message("system", DEFAULT_SYSTEM), *messages])
+    if text is None:
+        opening = [Message("system", system)] if system else []
+        text = model.template.render([*opening, *messages])
+    return model.tokenizer.encode(text, add_special=True, parse_special=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from halo_edge.cli.session import ComputeSession
+from halo_edge.cluster.session import Session
 from halo_edge.engine.generation import Generation
 from halo_edge.model.tokenizer import Tokenizer
 from halo_edge.sync.statistics import Statistics
@@ -17,13 +17,13 @@ class TrafficMark:
     statistics: Statistics | None
 
     @classmethod
-    def now(cls, session: ComputeSession) -> TrafficMark:
+    def now(cls, session: Session) -> TrafficMark:
         cluster = session.cluster
         return cls(replace(cluster.statistics) if cluster is not None else None)
 
 
 def figures(
-    session: ComputeSession, generation: Generation, first_token: TrafficMark, end: TrafficMark
+    session: Session, generation: Generation, first_token: TrafficMark, end: TrafficMark
 ) -> dict[str, object]:
     """The fields of `halo run --json`. Bytes a token are of decode, prefill left out."""
     tpot_ms = generation.tpot_ms
@@ -49,7 +49,7 @@ def figures(
             "datagrams_sent": s.datagrams_sent,
             "datagrams_received": s.datagrams_received,
             "bytes_per_token": moved / decoded if decoded > 0 else None,
-            "retransmissions": s.retransmissions,
+            "retransmissions": s.chunks_resent + s.wants_sent,
         }
     return result
 

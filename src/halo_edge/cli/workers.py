@@ -13,10 +13,16 @@ from typer import Option
 
 from halo_edge import __version__
 from halo_edge.cli.console import print_json
-from halo_edge.cli.options import ClusterName, Connect, ControlConfig, Json, Threads
+from halo_edge.cli.options import (
+    ClusterName,
+    Connect,
+    ControlConfig,
+    Json,
+    Threads,
+    control_options,
+)
 from halo_edge.cluster.control import (
     DEFAULT_CLUSTER,
-    ControlOptions,
     check_cluster_name,
     open_control,
 )
@@ -91,11 +97,8 @@ def devices(
     json: Json = False,
 ) -> None:
     """List the workers that can be found."""
-    name = cluster or DEFAULT_CLUSTER
-    options = ControlOptions(
-        name, connect=connect or [], multicast=not connect, config_file=control_config
-    )
-    session = open_control(options)
+    options = control_options(cluster, connect, control_config)
+    name, session = options.cluster, open_control(options)
     try:
         found = find_workers(session, name, expected=None, timeout_s=wait)
     finally:

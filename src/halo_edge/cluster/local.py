@@ -40,9 +40,12 @@ class LocalWorkers:
         self._children: list[subprocess.Popen[bytes]] = []
         endpoint = f"unixsock-stream/{self._directory}/control"
         options = ControlOptions(CLUSTER, listen=(endpoint,), multicast=False)
-        self.session: zenoh.Session | None = None
         try:
-            self.session = open_control(options)
+            self.session: zenoh.Session = open_control(options)
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+        try:
             for log in self._logs:
                 self._children.append(_start(endpoint, log.stem, threads, log))
         except BaseException:
@@ -50,8 +53,8 @@ class LocalWorkers:
             raise
 
     @property
-    def pids(self) -> list[int]:
-        return [child.pid for child in self._children]
+    def pids(self) -> tuple[int, ...]:
+        return tuple(child.pid for child in self._children)
 
     def check(self) -> None:
         """Raises `HaloError` if a worker has ended, with its last words."""
@@ -73,8 +76,7 @@ class LocalWorkers:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        if self.session is not None:
-            self.session.close()  # type: ignore[no-untyped-call]
+        self.session.close()  # type: ignore[no-untyped-call]
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> LocalWorkers:

@@ -55,7 +55,7 @@ DEFAULT_STALL_TIMEOUT_S: Final = 10.0
 class RoundsOptions:
     """How the rounds are carried. `split`: relative shares, the root's first; None: equal."""
 
-    wire: WireFormat
+    wire: WireFormat = WireFormat.Q8_0
     transport: Transport = Transport.UDP
     split: Sequence[float] | None = None
     impairment: ImpairmentOptions | None = None

@@ -66,7 +66,7 @@ class FrameReader:
             self._stop -= self._start
             self._start = 0
         try:
-            n = self.socket.recv_into(self._view[self._stop :], 0, socket.MSG_DONTWAIT)
+            n = self.socket.recv_into(self._view[self._stop :])
         except BlockingIOError:
             return
         except OSError:
@@ -76,10 +76,21 @@ class FrameReader:
 
 
 def _send_frame(sock: socket.socket, datagram: bytes | memoryview) -> None:
-    length = _LENGTH.pack(len(datagram))
-    sent = sock.sendmsg((length, datagram))
-    if sent < len(length) + len(datagram):
-        sock.sendall((length + bytes(datagram))[sent:])
+    """Send all of it, however long the peer takes to read (up to `SEND_TIMEOUT_S`)."""
+    rest = memoryview(_LENGTH.pack(len(datagram)) + datagram)
+    while rest:
+        try:
+            rest = rest[sock.send(rest) :]
+        except BlockingIOError:
+            _, writable, _ = select.select((), (sock,), (), SEND_TIMEOUT_S)
+            if not writable:
+                raise
+
+
+def _prepare(sock: socket.socket) -> socket.socket:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setblocking(False)
+    return sock
 
 
 class TcpRootLink:
@@ -96,9 +107,7 @@ class TcpRootLink:
                     f"cannot connect to the worker at {address[0]}:{address[1]} over TCP "
                     f"({error}); is its port open?"
                 ) from None
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(SEND_TIMEOUT_S)
-            self._readers[device] = FrameReader(sock)
+            self._readers[device] = FrameReader(_prepare(sock))
 
     def send(self, destinations: Sequence[DeviceId], datagram: bytes | memoryview) -> None:
         for device in destinations:
@@ -180,10 +189,8 @@ class TcpWorkerLink:
         if address != self._root_address or len(self._readers) >= MAX_CONNECTIONS:
             sock.close()
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(SEND_TIMEOUT_S)
         self._poll.register(sock, select.EPOLLIN)
-        self._readers.append(FrameReader(sock))
+        self._readers.append(FrameReader(_prepare(sock)))
 
     def _drop_closed(self) -> None:
         for reader in [r for r in self._readers if r.closed]:

@@ -69,7 +69,7 @@ class AttentionBuilder:
         attended = self._attend(c, layer, normed, tokens, kv)
         out = ggml.ggml_mul_mat(ctx, self._output(layer).tensor(c), attended)
         bias = vector(c, self.gguf, f"blk.{layer}.attn_output.bias")
-        if bias is not None:
+        if bias is not None and self.heads.start == 0:  # once in the sum over all ranges
             out = ggml.ggml_add(ctx, out, bias)
         hidden = c.store(ggml.ggml_add(ctx, hidden, out), acts.hidden)
         c.store(self._norm(c, hidden, f"blk.{layer}.ffn_norm.weight"), acts.x)

@@ -84,6 +84,7 @@ class FfnGraphs:
             graphs = self._sets[tokens] = self._build(tokens)
             if len(self._sets) > MAX_GRAPH_SETS:
                 self._sets.popitem(last=False)
+        self._sets.move_to_end(tokens)
         graph = graphs[layer]
         if graph is None:
             return False

@@ -69,7 +69,7 @@ class Engine:
             common = _common_prefix(after.tokens[: after.n_computed], prompt[:-1])
             self._forward.cells.release(after.id, keep=common)
             self._forward.cells.hand_over(after.id, sequence.id)
-            sequence.n_computed = common
+            after.n_computed, sequence.n_computed = 0, common
         self._running.append(sequence)
         return sequence
 
@@ -82,6 +82,7 @@ class Engine:
         """End `sequence` and free its cells."""
         self.end(sequence)
         self._forward.cells.release(sequence.id)
+        sequence.n_computed = 0
 
     def step(self) -> list[NewToken]:
         """Compute one step; the tokens it brought (none while a prompt is not through)."""

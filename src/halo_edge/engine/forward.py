@@ -81,6 +81,14 @@ class Forward:
         tokens = sum(len(rows.tokens) for rows in batch)
         if not 0 < tokens <= self.max_tokens:
             raise ValueError(f"a step of {tokens} tokens")
+        try:
+            return self._compute(batch, tokens, gather)
+        except BaseException:  # no token may own two cells when the step is tried again
+            for rows in batch:
+                self.cells.release(rows.sequence, keep=rows.start)
+            raise
+
+    def _compute(self, batch: SequenceOf[Rows], tokens: int, gather: Gather) -> NDArray[np.float32]:
         kv, outputs = self._prepare(batch, tokens)
         layers = self._layer_graphs(tokens, kv)
         embed, head = self._end_graphs(tokens, outputs)

@@ -71,7 +71,7 @@ class Generator:
     def run(self, generation: Generation) -> Iterator[str]:
         """Text as it becomes certain, until the generation has ended."""
         sequence = generation.sequence
-        detokenizer = self._tokenizer.detokenizer()
+        detokenizer = self._tokenizer.detokenizer(continues=True)
         stream = TextStream(sequence.params.stop)
         try:
             while generation.finish is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.compute.runtime import ALIGNMENT
 from halo_edge.compute.weights import Matrix, requantise_columns
-from halo_edge.model.gguf_file import GgufFile, tensor_nbytes
+from halo_edge.model.gguf_file import WEIGHT_TYPES, GgufFile, tensor_nbytes
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,15 @@ class ShardSpec:
     def offsets(self) -> list[int]:
         """Where gate, up and down begin, and where the shard ends, in bytes.
 
-        Raises `ValueError` for an unknown type or a size that cuts a quantisation block.
+        Raises `ValueError` for sizes below 1, types that cannot be computed with, or a size that
+        cuts a quantisation block.
         """
+        if min(self.neurons, self.width) < 1:
+            raise ValueError(f"a shard of {self.neurons} neurons of {self.width} inputs")
         bounds = [0]
         for ggml_type, rows, columns in self.matrices():
+            if ggml_type not in WEIGHT_TYPES:
+                raise ValueError(f"a shard of weights of type {ggml_type}")
             end = bounds[-1] + tensor_nbytes(ggml_type, (columns, rows))
             bounds.append(-(-end // ALIGNMENT) * ALIGNMENT)
         return bounds

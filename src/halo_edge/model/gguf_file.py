@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -30,8 +30,18 @@ MAGIC: Final = b"GGUF"
 SUPPORTED_VERSIONS: Final = (2, 3)
 DEFAULT_ALIGNMENT: Final = 32
 MAX_DIMENSIONS: Final = 4
-# No model has nearly as many; a bound so that a damaged count cannot make us loop for hours.
+# No model has nearly as many keys, tensors, or entries in its vocabulary; a bound so that a damaged
+# count cannot make us loop for hours. Likewise for the bytes of a string.
 MAX_ENTRIES: Final = 1 << 20
+MAX_STRING_BYTES: Final = 1 << 24
+
+# The types of weights that ggml 0.0.45's graphs compute with. On others (integers, f64, the
+# intermediate Q8_1 and Q8_K, whatever comes later) ggml ends the process.
+WEIGHT_TYPES: Final = frozenset(
+    {0, 1, 2, 3, 6, 7, 8, *range(10, 15), *range(16, 24), 29, 30, 34, 35, 39, 40, 41}
+)
+
+T = TypeVar("T")
 
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -85,6 +95,8 @@ class _Cursor:
     def string(self) -> str:
         size = self.count()
         self.need(size)
+        if size > MAX_STRING_BYTES:
+            raise _Malformed(f"a string of {size:,} bytes")
         start = self.position
         self.position += size
         return self.buffer[start : self.position].decode("utf-8", errors="replace")
@@ -104,6 +116,9 @@ class _Cursor:
 
     def array(self) -> object:
         kind, count = self.count("<I"), self.count()
+        self.need(count)  # each entry has at least a byte
+        if count > MAX_ENTRIES:
+            raise _Malformed(f"an array of {count:,} entries")
         if kind == _STRING:
             self.need(8 * count)  # each string has at least its length
             return [self.string() for _ in range(count)]
@@ -150,6 +165,8 @@ class GgufFile:
         Raises `HaloError` if there is no such file, it is not GGUF, or it is truncated.
         """
         try:
+            if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+                raise HaloError(f"not a file: {path}; name a GGUF file")
             with path.open("rb") as file:
                 if file.read(4) != MAGIC:
                     raise HaloError(f"not a GGUF file: {path} (convert it, or `halo pull` a model)")
@@ -157,7 +174,8 @@ class GgufFile:
         except FileNotFoundError:
             raise HaloError(f"no such file: {path}") from None
         except (OSError, ValueError) as error:
-            raise HaloError(f"cannot read {path}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise HaloError(f"cannot read {path}: {reason}") from None
         try:
             metadata, tensors = _parse(_Cursor(mapped))
         except _EndOfFile:
@@ -183,13 +201,16 @@ class GgufFile:
         except KeyError:
             raise HaloError(f"{self.path} has no tensor {name}; is it a whole model?") from None
 
-    def need(self, key: str, convert: Callable[[object], object]) -> object:
-        """Metadata `key` through `convert`. Raises `HaloError` where it is missing or unusable."""
+    def need(self, key: str, convert: Callable[[object], T]) -> T:
+        """Metadata `key` through `convert`, which raises `ValueError` for what it cannot use.
+
+        Raises `HaloError` where the key is missing or unusable.
+        """
         if key not in self.metadata:
             raise HaloError(f"{self.path} lacks the metadata key {key}; is it a language model?")
         try:
             return convert(self.metadata[key])
-        except (TypeError, ValueError):
+        except ValueError:
             raise HaloError(f"{self.path}: the metadata key {key} is unusable") from None
 
 
@@ -204,18 +225,24 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, object], dict[str, TensorInfo]]:
     metadata: dict[str, object] = {}
     for _ in range(n_metadata):
         key = cursor.string()
+        if key in metadata:
+            raise _Malformed(f"the metadata key {key!r} is there twice")
         metadata[key] = cursor.value(cursor.count("<I"))
     entries = [_tensor_entry(cursor) for _ in range(n_tensors)]
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise _Malformed("alignment is not a positive number")
+    if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
+        raise _Malformed("alignment is not a power of two from 8")
     start = -(-cursor.position // alignment) * alignment
     tensors = {}
     for name, ggml_type, shape, offset in entries:
         try:
             nbytes = tensor_nbytes(ggml_type, shape)
         except ValueError as error:
-            raise _Malformed(f"tensor {name}: {error}") from None
+            raise _Malformed(f"tensor {name!r}: {error}") from None
+        if name in tensors:
+            raise _Malformed(f"tensor {name!r} is there twice")
+        if offset % alignment:
+            raise _Malformed(f"tensor {name!r} is not aligned")
         if start + offset + nbytes > len(cursor.buffer):
             raise _EndOfFile
         tensors[name] = TensorInfo(name, ggml_type, shape, start + offset, nbytes)
@@ -226,8 +253,8 @@ def _tensor_entry(cursor: _Cursor) -> tuple[str, int, tuple[int, ...], int]:
     name = cursor.string()
     n_dimensions = cursor.count("<I")
     if not 1 <= n_dimensions <= MAX_DIMENSIONS:
-        raise _Malformed(f"tensor {name} has {n_dimensions} dimensions")
+        raise _Malformed(f"tensor {name!r} has {n_dimensions} dimensions")
     shape = tuple(cursor.count() for _ in range(n_dimensions))
     if any(not 0 < n < 1 << 40 for n in shape):
-        raise _Malformed(f"tensor {name} has the shape {shape}")
+        raise _Malformed(f"tensor {name!r} has the shape {shape}")
     return name, cursor.count("<I"), shape, cursor.count()

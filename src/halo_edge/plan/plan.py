@@ -5,8 +5,10 @@ For now every layer is split alike, in consecutive runs of groups. Device 0 is t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from halo_edge.errors import HaloError
@@ -34,12 +36,13 @@ class Plan:
 def split(n_groups: int, weights: Sequence[float]) -> Plan:
     """Give device `d` a part of the groups in proportion to `weights[d]`, rounded to whole groups.
 
-    Equal weights are an equal split. Cumulative sums are rounded, so that the error of each device
-    stays below one group. Raises `HaloError` for weights that are negative or all zero.
+    Equal weights are an equal split. Cumulative sums are rounded (halves always up, in exact
+    fractions), so that the error of each device stays below one group. Raises `HaloError` for
+    weights that are negative, not finite, or all zero.
     """
-    total = sum(weights)
-    if not total > 0 or min(weights) < 0:
+    if not any(weights) or not all(0 <= weight < math.inf for weight in weights):
         raise HaloError("--split needs one share of 0 or more per device, and not all of them 0")
-    bounds = [0, *(round(n_groups * part / total) for part in accumulate(weights))]
-    bounds[-1] = n_groups
+    sums = list(accumulate(map(Fraction, weights)))
+    half = Fraction(1, 2)
+    bounds = [0, *(math.floor(n_groups * part / sums[-1] + half) for part in sums)]
     return Plan(tuple(range(a, b) for a, b in pairwise(bounds)))

@@ -13,8 +13,13 @@ K_ALPHA: Final = 1 / 8  # RFC 6298 section 2.3
 K_BETA: Final = 1 / 4
 K_VARIATIONS: Final = 4  # "K" there
 
+K_MAX_SAMPLE_S: Final = 1.0
+"""Slower is an outage or a device asleep, and says nothing of the next time."""
+
 K_UNLIMITED: Final = 1 << 32
-K_MAX_DOUBLINGS: Final = 16
+K_MAX_DOUBLINGS: Final = 4
+"""TCP doubles without end, lest it feed a congested link; a WANT is 80 bytes, and at 60 % loss it
+takes six tries on average to get one and its answer through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class TimeoutEstimator:
 
     def sample(self, took_s: float) -> None:
         """Takes in one more measurement."""
+        took_s = min(took_s, K_MAX_SAMPLE_S)
         if self._smoothed_s < 0:
             self._smoothed_s = took_s
             self._variation_s = took_s / 2

@@ -211,16 +211,15 @@ class Incoming:
         if chunk > self._highest:
             if chunk != self._highest + 1:
                 self._due = True
-            elif chunk:
+            elif self._unreported and not stamp:  # in one stream, without a pause to ask
                 self._gap.sample(now - self._heard_at)
             self._highest = chunk
         self._heard_at = now
         self._tries = 0
-        if self._windowed:
-            self._unreported += 1
+        self._unreported += 1
         if self.missing:
             self.deadline = max(now + self._gap.timeout_s, self._answer_due)
-            if self._unreported >= self._ack_every:
+            if self._windowed and self._unreported >= self._ack_every:
                 self._due = True
         else:
             self.deadline = math.inf
@@ -240,7 +239,7 @@ class Incoming:
             self._answer_due = now + self._recovery.backed_off_s(timeout_s, self._tries)
             self._tries += 1
             self.deadline = self._answer_due if self._tries < self._max_tries else math.inf
-        elif self.missing & ((1 << self._highest) - 1):  # else it only acknowledges
+        elif self.missing:
             self._answer_due = now + self._round_trip.timeout_s
             self.deadline = max(self.deadline, self._answer_due)
         self._due = False

@@ -1,0 +1,81 @@
+"""A model and whoever computes its FFN, opened together and closed together.
+
+This process alone, worker processes on this machine, or the workers of a cluster: the engine
+cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halo_edge.cluster.control import ControlOptions, open_control
+from halo_edge.cluster.discovery import DISCOVERY_S, find_workers
+from halo_edge.cluster.local import CLUSTER, START_TIMEOUT_S, LocalWorkers
+from halo_edge.cluster.root import Cluster, RoundsOptions
+from halo_edge.engine.gather import Gather
+from halo_edge.engine.load import LoadedModel, load
+from halo_edge.errors import HaloError
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """`workers`: with `control`, how many to wait for (None: all found); without, how many to start
+    on this machine (0: none). `threads`: of every process on this machine."""
+
+    model: Path
+    threads: int = 1
+    context: int | None = None
+    workers: int | None = 0
+    control: ControlOptions | None = None
+    rounds: RoundsOptions = field(default_factory=RoundsOptions)
+
+
+@dataclass(frozen=True)
+class Session:
+    """`cluster` is None when everything is computed in this process."""
+
+    model: LoadedModel
+    gather: Gather
+    cluster: Cluster | None = None
+    local_pids: tuple[int, ...] = ()
+
+
+@contextmanager
+def open_session(
+    options: SessionOptions, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[Session]:
+    """`progress` is told the bytes of each shard sent to a worker.
+
+    Raises `HaloError` for anything that keeps the model or the workers from being used.
+    """
+    with ExitStack() as stack:
+        local = None
+        if options.control is None and options.workers:  # first: they start while we load
+            local = stack.enter_context(LocalWorkers(options.workers, options.threads))
+        model = load(options.model, threads=options.threads, context=options.context)
+        if local is not None:
+            control, name = local.session, CLUSTER
+            found = find_workers(
+                control,
+                name,
+                expected=options.workers,
+                timeout_s=START_TIMEOUT_S,
+                check=local.check,
+            )
+        elif options.control is not None:
+            control, name = open_control(options.control), options.control.cluster
+            stack.callback(control.close)
+            found = find_workers(control, name, expected=options.workers, timeout_s=DISCOVERY_S)
+        else:
+            if options.rounds.impairment is not None or options.rounds.split is not None:
+                raise HaloError("--impair and --split need workers; give --workers 1 or more")
+            yield Session(model, model.local_ffn())
+            return
+        cluster = stack.enter_context(
+            Cluster(control, name, found, model.gguf, model.params, options.rounds, progress)
+        )
+        gather = cluster.gather(model.runtime, model.forward.activations)
+        yield Session(model, gather, cluster, local.pids if local is not None else ())
