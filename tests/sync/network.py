@@ -94,7 +94,7 @@ class Cluster:
         self._computing: dict[DeviceId, tuple[float, RoundId, bytes]] = {}  # done when, with what
         self._alarms: dict[DeviceId, float] = {}
         self._free_at: dict[tuple[DeviceId, DeviceId], float] = {}
-        self._sent: dict[tuple[DeviceId, DeviceId], int] = {}
+        self.sent: dict[tuple[DeviceId, DeviceId], int] = {}  # datagrams so far, by route
         # (time, 0 to deliver and 1 to act, a serial number, the device, what is delivered)
         self._events: list[tuple[float, int, int, DeviceId, bytes | None]] = []
         self._serial = 0
@@ -189,7 +189,8 @@ class Cluster:
         route = (sender, receiver)
         leaves = max(self.now, self._free_at.get(route, 0.0)) + SPACING_S
         self._free_at[route] = leaves
-        n = self._sent[route] = self._sent.get(route, -1) + 1
+        n = self.sent.get(route, 0)
+        self.sent[route] = n + 1
         self.wire.append((leaves, sender, receiver, datagram))
         link, rng = self.link, self.random
         if link.drop(sender, receiver, n):

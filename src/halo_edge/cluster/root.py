@@ -140,7 +140,7 @@ class Cluster:
             stall_timeout_s=options.stall_timeout_s,
         )
         self.statistics: Statistics = rounds.statistics
-        own = FfnGraphs(runtime, self._shards.mapped(self.plan.shares[0]), activations)
+        own = FfnGraphs(runtime, self._shards.own(self.plan.shares[0]), activations)
         names = {device: worker.worker for device, worker in self.workers.items()}
         return RoundsFfn(
             rounds, link, self._codec, own, activations, names, lambda: self._lost_worker

@@ -46,33 +46,29 @@ class RoundsFfn:
     ) -> None:
         self._rounds = rounds
         self._link = link
-        self._codec = codec
         self._own = own
         self._activations = activations
         self._workers = workers
         self._lost = lost
         self._step = -1
-        self._x = codec.buffer(activations.max_tokens)
-        self._x_view = self._x.data
-        self._partial = aligned((activations.max_tokens, activations.width), np.float32)
+        self._x = codec.pair(activations.x)
+        partial = aligned((activations.max_tokens, activations.width), np.float32)
+        self._partials = [codec.pair(partial, rounds.partial_memory(device)) for device in workers]
 
     def ffn(self, layer: int, tokens: int) -> None:
         """See `Gather.ffn`. Raises `HaloError` when a worker stalls or has left."""
         if layer == 0:
             self._step += 1
-        acts, codec, rounds = self._activations, self._codec, self._rounds
-        codec.encode(acts.x, self._x, tokens)
+        x = self._x.encode(tokens)
         now = time.monotonic()
-        x = self._x_view[: tokens * codec.row_bytes]
-        rounds.begin(RoundId(self._step, layer), tokens, x, now)
+        self._rounds.begin(RoundId(self._step, layer), tokens, x, now)
         self._send(now)
-        ffn, partial = acts.ffn[:tokens], self._partial[:tokens]
+        ffn = self._activations.ffn[:tokens]
         if not self._own.run(layer, tokens):
             ffn[:] = 0
         self._collect()
-        for device in self._workers:
-            codec.decode_from(rounds.partial(device), partial, tokens)
-            np.add(ffn, partial, out=ffn)
+        for partial in self._partials:
+            np.add(ffn, partial.decode(tokens), out=ffn)
 
     def _send(self, now: float) -> None:
         for destinations, datagram in self._rounds.datagrams(now):

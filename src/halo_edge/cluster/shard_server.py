@@ -46,8 +46,8 @@ class ShardServer:
             )
         return described
 
-    def mapped(self, groups: range) -> list[FfnWeights | None]:
-        """The root's own shard of every layer, without a copy."""
+    def own(self, groups: range) -> list[FfnWeights | None]:
+        """The root's own shard of every layer."""
         neurons = self._partition.neuron_range(groups)
         if not neurons:
             return [None] * self._n_layers

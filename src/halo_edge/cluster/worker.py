@@ -200,7 +200,6 @@ class Session:
         )
         self.id = assignment.session
         self._link = link
-        self._codec = codec
         self._activations = Activations(assignment.max_tokens, assignment.width)
         self._graphs = FfnGraphs(runtime, weights, self._activations)
         self._rounds = WorkerRounds(
@@ -210,8 +209,8 @@ class Session:
             epoch=assignment.epoch,
             recovery=Recovery(reliable=assignment.transport is Transport.TCP),
         )
-        self._partial = codec.buffer(assignment.max_tokens)
-        self._partial_view = self._partial.data
+        self._x = codec.pair(self._activations.x, self._rounds.x_memory)
+        self._partial = codec.pair(self._activations.ffn)
 
     def serve(self, wake_fd: int) -> None:
         """Answer rounds until `wake_fd` becomes readable."""
@@ -227,12 +226,9 @@ class Session:
             now = self._receive()
             request = rounds.ready()
             if request is not None:
-                row = self._codec.row_bytes
-                self._compute(request.id.layer, request.tokens, request.x)
-                now = (
-                    self._receive()
-                )  # what came meanwhile is dealt with before the answer goes out
-                rounds.answer(request.id, self._partial_view[: request.tokens * row], now)
+                partial = self._compute(request.id.layer, request.tokens)
+                now = self._receive()  # before the answer: see WorkerRounds.answer
+                rounds.answer(request.id, partial, now)
             for datagram in rounds.datagrams(now):
                 link.send(datagram)
 
@@ -246,10 +242,9 @@ class Session:
             take(datagram, now)
         return now
 
-    def _compute(self, layer: int, tokens: int, x: memoryview) -> None:
-        """`x`: encoded rows; leaves the encoded partial in `_partial`."""
-        codec, acts = self._codec, self._activations
-        codec.decode_from(x, acts.x, tokens)
+    def _compute(self, layer: int, tokens: int) -> memoryview:
+        """The encoded partial of the round whose x has come."""
+        self._x.decode(tokens)
         if not self._graphs.run(layer, tokens):
-            acts.ffn[:tokens] = 0
-        codec.encode(acts.ffn, self._partial, tokens)
+            self._activations.ffn[:tokens] = 0
+        return self._partial.encode(tokens)

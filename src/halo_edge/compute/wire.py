@@ -2,13 +2,18 @@
 
 A row of H values is H/32 blocks of 34 bytes (Q8_0: an f16 scale and 32 signed bytes) or H f16
 values. Encoded rows lie one behind the other, so any run of whole blocks can travel alone.
+
+A value beyond f16's range (65504; for Q8_0, 127 times as much in a block's scale) arrives as an
+infinity or NaN, and the sampler then reports logits that are not finite. Nothing is clipped: a
+wrong answer that looks right would be worse, and the largest values known (attention sinks) are
+1e4.
 """
 
 from __future__ import annotations
 
 import ctypes
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 import ggml
 import numpy as np
@@ -44,23 +49,43 @@ class WireCodec:
         encode = ggml.ggml_get_type_traits_cpu(_TYPES[wire]).contents.from_float
         decode = ggml.ggml_get_type_traits(_TYPES[wire]).contents.to_float
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-        self._encode = prototype(ctypes.cast(encode, ctypes.c_void_p).value or 0)
-        self._decode = prototype(ctypes.cast(decode, ctypes.c_void_p).value or 0)
+        self.from_float = prototype(ctypes.cast(encode, ctypes.c_void_p).value or 0)
+        self.to_float = prototype(ctypes.cast(decode, ctypes.c_void_p).value or 0)
 
-    def buffer(self, rows: int) -> NDArray[np.uint8]:
-        """Room for `rows` encoded rows, u8[rows * row_bytes]."""
-        return np.zeros(rows * self.row_bytes, np.uint8)
-
-    def encode(self, values: NDArray[np.float32], encoded: NDArray[np.uint8], rows: int) -> None:
-        """The first `rows` rows of `values`: f32[>= rows, width] into `encoded`."""
-        self._encode(_address(values), _address(encoded), rows * self.width)
-
-    def decode_from(self, encoded: memoryview, values: NDArray[np.float32], rows: int) -> None:
-        """The reverse; `encoded` holds at least `rows` rows."""
-        source = np.frombuffer(encoded, np.uint8, rows * self.row_bytes)
-        self._decode(_address(source), _address(values), rows * self.width)
+    def pair(self, values: NDArray[np.float32], encoded: memoryview | None = None) -> WirePair:
+        """`values`: f32[rows, width], with memory for as many encoded rows, made if not given."""
+        if values.shape[1] != self.width:
+            raise ValueError(f"rows of {values.shape[1]} values, the codec is for {self.width}")
+        nbytes = len(values) * self.row_bytes
+        if encoded is None:
+            encoded = memoryview(bytearray(nbytes))
+        if encoded.nbytes < nbytes:
+            raise ValueError(f"{len(values)} rows encoded do not fit into {encoded.nbytes} bytes")
+        return WirePair(self, values, encoded)
 
 
-def _address(array: NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]  # half the cost of array.ctypes.data
-    return address
+class WirePair:
+    """Rows of values and the same rows encoded, both at fixed places in memory.
+
+    `values`: f32[rows, width]; `encoded`: u8[rows * row_bytes]. The addresses are looked up once:
+    asking numpy for one takes longer than converting a row.
+    """
+
+    def __init__(self, codec: WireCodec, values: NDArray[np.float32], encoded: memoryview) -> None:
+        self.values = values
+        self.encoded = encoded
+        self._codec = codec
+        self._values_address: int = values.ctypes.data
+        self._encoded_address: int = np.frombuffer(encoded, np.uint8).ctypes.data
+
+    def encode(self, rows: int) -> memoryview:
+        """Encode the first `rows` rows: u8[rows * row_bytes], valid until the next call."""
+        codec = self._codec
+        codec.from_float(self._values_address, self._encoded_address, rows * codec.width)
+        return self.encoded[: rows * codec.row_bytes]
+
+    def decode(self, rows: int) -> NDArray[np.float32]:
+        """Decode the first `rows` rows: f32[rows, width], valid until the next call."""
+        codec = self._codec
+        codec.to_float(self._encoded_address, self._values_address, rows * codec.width)
+        return self.values[:rows]

@@ -69,14 +69,15 @@ class ShardSpec:
 def cut(gguf: GgufFile, layer: int, neurons: range) -> FfnWeights:
     """The shard of consecutive `neurons` of `layer`.
 
-    Mapped, except that `down` is requantised to Q8_0 where `neurons` cuts its quantisation blocks.
+    Gate and up are mapped. `down` is copied, and requantised to Q8_0 where `neurons` cuts its
+    quantisation blocks.
     """
     whole = FfnWeights.from_gguf(gguf, layer)
     down = whole.down.column_range(neurons.start, neurons.stop)
     return FfnWeights(
         whole.gate.row_range(neurons.start, neurons.stop),
         whole.up.row_range(neurons.start, neurons.stop),
-        down if down is not None else requantise_columns(whole.down, neurons),
+        down.contiguous() if down is not None else requantise_columns(whole.down, neurons),
     )
 
 

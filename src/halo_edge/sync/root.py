@@ -124,6 +124,10 @@ class RootRounds:
         """
         return self._workers[device].partial.matrix
 
+    def partial_memory(self, device: DeviceId) -> memoryview:
+        """Where that device's partial lies in every round, u8 [max_tokens * partial_row_bytes]."""
+        return self._workers[device].partial.memory
+
     def deadline(self) -> float | None:
         """When to call `datagrams` even if nothing comes; None: not before something comes."""
         earliest = math.inf
@@ -195,9 +199,7 @@ class RootRounds:
             self.statistics.malformed += 1
             return
         if not partial.begun:
-            # Karn's rule (RFC 6298 section 3): after a retransmission of x nobody can say which
-            # copy it answers, and what answers a WANT does not tell how long computing took.
-            if not (stamp or worker.x.resent):
+            if not stamp:  # what answers a WANT does not tell how long computing took
                 worker.answer(self._tokens).sample(now - worker.x_sent_at)
             worker.x.close()
         if not partial.receive(chunk, payload, stamp, now):

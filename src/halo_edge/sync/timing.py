@@ -17,7 +17,7 @@ K_MAX_SAMPLE_S: Final = 1.0
 """Slower is an outage or a device asleep, and says nothing of the next time."""
 
 K_UNLIMITED: Final = 1 << 32
-K_MAX_DOUBLINGS: Final = 4
+K_MAX_DOUBLINGS: Final = 2
 """TCP doubles without end, lest it feed a congested link; a WANT is 80 bytes, and at 60 % loss it
 takes six tries on average to get one and its answer through."""
 

@@ -36,7 +36,7 @@ class Outgoing:
     QUIC waits for three; a needless copy costs us one chunk, waiting may cost everybody a round.
     """
 
-    __slots__ = ("_counters", "_lost", "_n_chunks", "_next", "_open", "_window", "resent", "stamp")
+    __slots__ = ("_counters", "_lost", "_n_chunks", "_next", "_open", "_window", "stamp")
 
     def __init__(self, window: int) -> None:
         self._window = window
@@ -49,8 +49,6 @@ class Outgoing:
         self._next = 0  # the first chunk never sent
         self._lost = 0  # sent, known to be lost, and not sent again yet
         self._counters = [0] * n_chunks  # of the datagram in which each chunk was sent last
-        self.resent = False
-        """Whether any chunk of this matrix was sent twice."""
         self.stamp = 0
         """That of the newest WANT; a chunk sent because of it echoes it."""
 
@@ -78,7 +76,6 @@ class Outgoing:
             return []
         chunks = chunks_of(self._lost)
         self._lost = 0
-        self.resent = True
         return chunks
 
     def fresh(self) -> range:
@@ -175,6 +172,11 @@ class Incoming:
         """When to call `want` though nothing has come."""
 
     @property
+    def memory(self) -> memoryview:
+        """Where every matrix lies, u8 [max_tokens * row_bytes]."""
+        return self._buffer.toreadonly()
+
+    @property
     def begun(self) -> bool:
         """Whether any chunk has come."""
         return self._highest >= 0
@@ -191,9 +193,9 @@ class Incoming:
             self.deadline = now + within_s
 
     def ask(self, now: float) -> None:
-        """Makes a WANT due now: the peer has shown that it knows nothing of what is missing."""
+        """The peer has sent all there is: makes a WANT due, once the last can bring no more."""
         self._tries = 0
-        self.deadline = now
+        self.deadline = min(self.deadline, max(now, self._answer_due))
 
     def receive(self, chunk: int, payload: memoryview, stamp: int, now: float) -> bool:
         """Puts in a chunk, which must fit the grid. False for one that had come already."""

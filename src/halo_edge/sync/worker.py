@@ -118,6 +118,11 @@ class WorkerRounds:
         else:
             self._receive_want(want, stamp, now)
 
+    @property
+    def x_memory(self) -> memoryview:
+        """Where x lies in every round, u8 [max_tokens * x_row_bytes]."""
+        return self._x.memory
+
     def ready(self) -> ReadyRound | None:
         """The round to compute now: its x is complete, and it has not been answered."""
         if self._state is not State.COMPUTING:
