@@ -109,9 +109,7 @@ class Cluster:
         while not self.root.complete:
             self._step()
         for device in self.devices:
-            expected = partial_of(
-                device, round_id, self._x, tokens * self.layout.partial_row_bytes
-            )
+            expected = partial_of(device, round_id, self._x, tokens * self.layout.partial_row_bytes)
             assert bytes(self.root.partial(device)) == expected, f"seed {self.seed}: {device}"
             assert self.computed.count((device, round_id)) == 1, f"seed {self.seed}: {device}"
         return self.now - began
@@ -171,9 +169,7 @@ class Cluster:
             x = bytes(ready.x)
             assert x == self._x, f"seed {self.seed}: {device} got another x"
             self.computed.append((device, ready.id))
-            partial = partial_of(
-                device, ready.id, x, ready.tokens * self.layout.partial_row_bytes
-            )
+            partial = partial_of(device, ready.id, x, ready.tokens * self.layout.partial_row_bytes)
             self._computing[device] = (self.now + self.compute_s, ready.id, partial)
             self._at(self.now + self.compute_s, device)
         self._wake(device, worker.deadline())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.sync.network import SPACING_S, Cluster, Link, layout
 
 from halo_edge.sync.errors import DeviceStalled
 from halo_edge.sync.ids import ROOT, DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.timing import Recovery
-from tests.sync.network import SPACING_S, Cluster, Link, layout
 
 ROWS = layout()  # two rows a chunk
 PIECES = layout(row_bytes=408, max_payload=300)  # two chunks a row
@@ -71,9 +71,9 @@ def test_with_loss_but_in_order_hardly_anything_is_sent_needlessly(tokens: int) 
     cluster = Cluster(PIECES, 3, Link(loss=0.1), seed=5)
     for step in range(200 // tokens + 1):
         cluster.run(RoundId(step, 0), tokens)
-    ends = [cluster.root, *cluster.workers.values()]
-    resent = sum(end.statistics.chunks_resent for end in ends)
-    duplicates = sum(end.statistics.duplicates for end in ends)
+    counts = [cluster.root.statistics, *(w.statistics for w in cluster.workers.values())]
+    resent = sum(statistics.chunks_resent for statistics in counts)
+    duplicates = sum(statistics.duplicates for statistics in counts)
     assert resent > 50
     assert duplicates < 0.05 * resent
 
@@ -83,6 +83,7 @@ class TestTimeToRecover:
 
     DEVICE = DeviceId(2)
     RTT_S = 0.002
+    ANSWER_S = RTT_S + 0.0005
     SLACK_S = 8 * SPACING_S
 
     def run(self, *lost: tuple[DeviceId, DeviceId, int]) -> float:
@@ -92,7 +93,7 @@ class TestTimeToRecover:
         cluster = Cluster(PIECES, 3, link)
         for step in range(60):
             clean_s = cluster.run(RoundId(step, 0), 1)
-        assert clean_s < self.RTT_S + cluster.compute_s + self.SLACK_S
+        assert clean_s < self.ANSWER_S + self.SLACK_S
         # Each direction loses a chunk once and gets it back: now both know their round trip.
         for sender, receiver in ((ROOT, self.DEVICE), (self.DEVICE, ROOT)):
             for _ in range(20):
@@ -125,15 +126,13 @@ class TestTimeToRecover:
 
     def test_a_whole_answer(self) -> None:
         """The root waits a little longer than an answer takes, then asks."""
-        answer_s = self.RTT_S + 0.0005
         extra_s = self.run((self.DEVICE, ROOT, 0), (self.DEVICE, ROOT, 1))
-        assert extra_s < 1.5 * answer_s + self.RTT_S
+        assert extra_s < 0.2 * self.ANSWER_S + self.RTT_S + self.SLACK_S
 
     def test_the_whole_of_x(self) -> None:
-        """The root's probe, the worker's want, x: half a round trip more than above."""
-        answer_s = self.RTT_S + 0.0005
+        """The same, and the worker has to ask for x first."""
         extra_s = self.run((ROOT, self.DEVICE, 0), (ROOT, self.DEVICE, 1))
-        assert extra_s < 1.5 * answer_s + 1.5 * self.RTT_S
+        assert extra_s < 1.2 * self.ANSWER_S + self.RTT_S + self.SLACK_S
 
 
 @pytest.mark.parametrize("outage_s", [0.05, 2.0, 8.0])
@@ -173,7 +172,7 @@ def test_a_silent_device_stalls_the_round_at_exactly_the_stall_timeout() -> None
 
 
 def test_silence_counts_from_the_last_datagram() -> None:
-    """Device 1 gets x chunk by chunk, slowly, asks for more, and dies only then."""
+    """Device 1 gets x, saying what it lacks now and then, and dies in the middle of it."""
     dies_at = 0.0
 
     def drop(sender: DeviceId, receiver: DeviceId, n: int) -> bool:

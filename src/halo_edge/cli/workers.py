@@ -84,7 +84,7 @@ def worker(
     )
     # A process of its own weight: none of the command line's imports stay in memory.
     command = start.command()
-    os.execve(command[0], command, os.environ | {"OPENBLAS_NUM_THREADS": "1"})
+    os.execve(command[0], command, start.environment())
 
 
 def devices(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 
-import ifaddr
-
 from halo_edge.errors import HaloError
 
 
@@ -13,6 +11,8 @@ def own_addresses(bound: str) -> list[str]:
     """The IPv4 addresses under which rounds can reach this machine, loopback last."""
     if bound != "0.0.0.0":
         return [bound]
+    import ifaddr  # a megabyte, which a worker bound to one address does not need
+
     found = [ip.ip for a in ifaddr.get_adapters() for ip in a.ips if isinstance(ip.ip, str)]
     return sorted(found, key=lambda ip: ip.startswith("127."))[:32]
 

@@ -55,6 +55,8 @@ def open_control(options: ControlOptions) -> zenoh.Session:
             config = zenoh.Config()
         config.insert_json5("mode", '"peer"')
         config.insert_json5("scouting/multicast/enabled", json.dumps(options.multicast))
+        # Shared memory between processes of one machine would cost each a pool of 16 MB.
+        config.insert_json5("transport/shared_memory/enabled", "false")
         # Workers have nothing to say to each other.
         config.insert_json5("scouting/gossip/enabled", "false")
         if options.listen or not options.multicast:

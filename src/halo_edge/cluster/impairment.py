@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import heapq
 import random
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
+from halo_edge.cluster.links import RootLink
 from halo_edge.errors import HaloError
+from halo_edge.sync.ids import DeviceId
 
 # More would be a wrong delay rather than a bad link; a real queue drops, too.
 MAX_QUEUED: Final = 100_000
@@ -77,3 +81,43 @@ class ImpairedDirection:
     @property
     def next_due(self) -> float | None:
         return self._queue[0][0] if self._queue else None
+
+
+class ImpairedLink:
+    """A root's end that drops and delays what passes, in both directions."""
+
+    def __init__(self, link: RootLink, options: ImpairmentOptions) -> None:
+        self._link = link
+        self._out = ImpairedDirection(options, 2 * options.seed)
+        self._in = ImpairedDirection(options, 2 * options.seed + 1)
+
+    def send(self, destinations: Sequence[DeviceId], datagram: bytes | memoryview) -> None:
+        now = time.monotonic()
+        for device in destinations:
+            self._out.offer(device, datagram, now)
+        self._forward(now)
+
+    def receive(self) -> memoryview | None:
+        now = time.monotonic()
+        self._forward(now)
+        while (datagram := self._link.receive()) is not None:
+            self._in.offer(None, datagram, now)
+        arrived = self._in.due(now)
+        return None if arrived is None else memoryview(arrived[1])
+
+    def wait(self, timeout_s: float) -> None:
+        now = time.monotonic()
+        self._forward(now)
+        for due in (self._in.next_due, self._out.next_due):
+            if due is not None:
+                timeout_s = min(timeout_s, due - now)
+        if timeout_s > 0:
+            self._link.wait(timeout_s)
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _forward(self, now: float) -> None:
+        while (due := self._out.due(now)) is not None:
+            device, datagram = due
+            self._link.send((device,), datagram)  # type: ignore[arg-type]

@@ -102,13 +102,11 @@ def _start(endpoint: str, name: str, threads: int, log: Path) -> subprocess.Pope
         cache=str(user_cache() / "shards"),
         parent=os.getpid(),
     )
-    # numpy's BLAS is not used, but would start a thread (and a buffer) per core.
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     with log.open("wb") as output:
         return subprocess.Popen(
             start.command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=output,
-            env=environment,
+            env=start.environment(),
         )

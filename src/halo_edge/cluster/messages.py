@@ -84,6 +84,13 @@ class AssignmentReply(Struct, frozen=True):
     cached_bytes: Count = 0
 
 
+class ShardPiece(Struct, frozen=True):
+    """Bytes `start:stop` of a packed shard are wanted."""
+
+    start: Count
+    stop: Count
+
+
 def encode(message: Struct) -> bytes:
     return msgspec.json.encode(message)
 

@@ -17,8 +17,8 @@ import zenoh
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import local_address_towards
 from halo_edge.cluster.discovery import check_usable
-from halo_edge.cluster.impairment import ImpairmentOptions
-from halo_edge.cluster.links import ImpairedLink, RootLink
+from halo_edge.cluster.impairment import ImpairedLink, ImpairmentOptions
+from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,

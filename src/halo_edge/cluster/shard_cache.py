@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.errors import HaloError
-from halo_edge.groups.shard import content_hash
+from halo_edge.groups.shard import ContentHash, content_hash
 
 DEFAULT_LIMIT_BYTES: Final = 16 << 30
+PIECE_BYTES: Final = 1 << 20
 
 
 class ShardCache:
@@ -26,9 +26,12 @@ class ShardCache:
         self.fetched_bytes = 0
         self.cached_bytes = 0
 
-    def load(self, sha256: str, nbytes: int, fetch: Callable[[], bytes]) -> NDArray[np.uint8]:
-        """The shard, u8[nbytes], mapped from disk; through `fetch` if it is not there or damaged.
+    def load(
+        self, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes]
+    ) -> NDArray[np.uint8]:
+        """The shard, u8[nbytes], mapped from disk; fetched if it is not there or damaged.
 
+        `fetch(start, stop)` gives a piece of it, so that a worker never holds all of it twice.
         Raises `HaloError` if what was fetched is not what was announced, or the disk is full.
         """
         path = self._directory / sha256
@@ -36,7 +39,7 @@ class ShardCache:
         if mapped is not None:
             self.cached_bytes += nbytes
             return mapped
-        self._store(path, sha256, nbytes, fetch())
+        self._store(path, sha256, nbytes, fetch)
         mapped = self._map(path, sha256, nbytes)
         if mapped is None:
             raise HaloError(f"{path} changed while it was written; is the disk sound?")
@@ -54,18 +57,30 @@ class ShardCache:
         packed = mapped.view(np.ndarray)
         return packed if content_hash(packed) == sha256 else None
 
-    def _store(self, path: Path, sha256: str, nbytes: int, data: bytes) -> None:
-        packed = np.frombuffer(data, np.uint8)
-        if len(data) != nbytes or content_hash(packed) != sha256:
-            raise HaloError(f"the root sent a shard that is not {sha256[:12]}...; start again")
+    def _store(
+        self, path: Path, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes]
+    ) -> None:
+        digest = ContentHash()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._directory, delete=False) as file:
+            unfinished = self._directory / f".{sha256}.{os.getpid()}"
+            with unfinished.open("wb") as file:
                 try:
-                    file.write(data)
-                    Path(file.name).rename(path)  # atomic: others see all of it or nothing
-                except OSError:
-                    Path(file.name).unlink(missing_ok=True)
+                    for start in range(0, nbytes, PIECE_BYTES):
+                        stop = min(start + PIECE_BYTES, nbytes)
+                        piece = fetch(start, stop)
+                        if len(piece) != stop - start:
+                            break
+                        digest.update(piece)
+                        file.write(piece)
+                    if digest.hexdigest() != sha256:
+                        raise HaloError(
+                            f"the root sent a shard that is not {sha256[:12]}...; start again"
+                        )
+                    file.flush()
+                    unfinished.rename(path)  # atomic: others see all of it or nothing
+                except BaseException:
+                    unfinished.unlink(missing_ok=True)
                     raise
         except OSError as error:
             raise HaloError(f"cannot keep shards in {self._directory}: {error.strerror}") from None

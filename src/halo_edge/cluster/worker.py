@@ -7,13 +7,14 @@ threads only bring events.
 from __future__ import annotations
 
 import os
-import platform
+import re
 import select
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
-from uuid import uuid4
 
 from halo_edge import __version__
 from halo_edge.cluster import control, tcp, udp
@@ -72,7 +73,7 @@ class Worker:
         except HaloError:
             self._udp.close()
             raise
-        self.id = options.name or f"{platform.node() or 'worker'}-{uuid4().hex[:6]}"
+        self.id = options.name or _unique_name()
         self._session: Session | None = None
         try:
             opened = control.open_control(options.control)
@@ -88,7 +89,7 @@ class Worker:
             control_version=CONTROL_VERSION,
             version=__version__,
             worker=self.id,
-            host=platform.node(),
+            host=socket.gethostname(),
             addresses=own_addresses(self._options.address),
             port=self.port,
             cores=os.cpu_count() or 1,
@@ -164,9 +165,7 @@ class Worker:
                 shard.neurons, assignment.width, shard.gate_type, shard.up_type, shard.down_type
             )
 
-            def fetch(sha256: str = shard.sha256) -> bytes:
-                return self._control.fetch_shard(assignment.session, sha256)
-
+            fetch = partial(self._control.fetch_shard, assignment.session, shard.sha256)
             weights.append(spec.weights(self._cache.load(shard.sha256, spec.nbytes, fetch)))
         self._cache.prune(frozenset(s.sha256 for s in assignment.shards if s is not None))
         return weights
@@ -226,9 +225,9 @@ class Session:
             now = self._receive()
             request = rounds.ready()
             if request is not None:
-                partial = self._compute(request.id.layer, request.tokens)
+                answer = self._compute(request.id.layer, request.tokens)
                 now = self._receive()  # before the answer: see WorkerRounds.answer
-                rounds.answer(request.id, partial, now)
+                rounds.answer(request.id, answer, now)
             for datagram in rounds.datagrams(now):
                 link.send(datagram)
 
@@ -248,3 +247,9 @@ class Session:
         if not self._graphs.run(layer, tokens):
             self._activations.ffn[:tokens] = 0
         return self._partial.encode(tokens)
+
+
+def _unique_name() -> str:
+    """The host's name, as far as it can be a part of a key, and something that no other has."""
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:48]
+    return f"{host or 'worker'}-{os.urandom(3).hex()}"

@@ -20,14 +20,15 @@ from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
+    ShardPiece,
     WorkerInfo,
     decode,
     encode,
 )
 from halo_edge.errors import HaloError
 
-# A shard of one layer at 10 Mbit/s may take a minute.
-FETCH_TIMEOUT_S: Final = 120.0
+# For a piece of a shard: a megabyte, of a root that serves many workers over a slow link.
+FETCH_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ class WorkerControl:
             self._watch.undeclare()  # type: ignore[no-untyped-call]
             self._watch = None
 
-    def fetch_shard(self, session: str, sha256: str) -> bytes:
-        """Ask the root for a packed shard. Raises `HaloError` when it does not come."""
+    def fetch_shard(self, session: str, sha256: str, start: int, stop: int) -> bytes:
+        """Bytes `start:stop` of a packed shard. Raises `HaloError` when they do not come."""
         key = control.shard_key(self._cluster, session, sha256)
-        return control.ask(self._session, key, b"", FETCH_TIMEOUT_S)
+        return control.ask(self._session, key, encode(ShardPiece(start, stop)), FETCH_TIMEOUT_S)
 
     def close(self) -> None:
         self.unwatch()

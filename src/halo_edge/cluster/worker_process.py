@@ -45,6 +45,13 @@ class WorkerStart(msgspec.Struct, frozen=True, kw_only=True):
         arguments = msgspec.json.encode(self).decode()
         return [sys.executable, "-m", "halo_edge.cluster.worker_process", arguments]
 
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """Its environment: this one's, with what keeps a worker small."""
+        # numpy's BLAS is not used, but would start a thread and a buffer per core; and Zenoh's
+        # threads need no malloc arenas of their own.
+        return os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+
 
 def end_with_parent(parent: int) -> None:
     """Let the kernel kill this process with its parent (Linux), and end with standard input."""

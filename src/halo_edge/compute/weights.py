@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 
 import ggml
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from halo_edge.compute.runtime import GraphContext, Tensor
-from halo_edge.model.gguf_file import GgufFile, tensor_nbytes
+from halo_edge.model.gguf_file import GgufFile, block_size, tensor_nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class Matrix:
     @property
     def block(self) -> tuple[int, int]:
         """Values and bytes of one quantisation block."""
-        return GGML_QUANT_SIZES[GGMLQuantizationType(self.ggml_type)]
+        return block_size(self.ggml_type)
 
     @property
     def stored_row_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """A GGUF file, memory-mapped: its metadata and where each tensor's bytes lie.
 
 The header is parsed here and not by `gguf.GGUFReader`, which builds an array per vocabulary entry
-(seconds for a small model, against tens of milliseconds here: docs/dependencies.md). The format's
-constants come from the `gguf` package. Nothing here knows what a model is.
+(seconds for a small model, against tens of milliseconds here: docs/dependencies.md). What a tensor
+type is, ggml itself says. Nothing here knows what a model is.
 
 The file is distrusted: every length is checked against what is left of the file before anything is
 read or allocated, so a damaged header costs an error and never memory.
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+import ggml
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from halo_edge.errors import HaloError
@@ -67,9 +67,19 @@ class TensorInfo:
         return tensor_nbytes(self.ggml_type, self.shape[:1])
 
 
+def block_size(ggml_type: int) -> tuple[int, int]:
+    """Values and bytes of a block. Raises `ValueError` for a type ggml does not know."""
+    if not 0 <= ggml_type < ggml.GGML_TYPE_COUNT:  # ggml itself would abort the process
+        raise ValueError(f"unknown tensor type {ggml_type}")
+    values, size = ggml.ggml_blck_size(ggml_type), ggml.ggml_type_size(ggml_type)
+    if not values or not size:
+        raise ValueError(f"tensor type {ggml_type} is no longer supported")
+    return values, size
+
+
 def tensor_nbytes(ggml_type: int, shape: tuple[int, ...]) -> int:
     """Bytes of a contiguous tensor. Raises `ValueError` for an unknown type or a broken block."""
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType(ggml_type)]
+    block, size = block_size(ggml_type)
     if shape[0] % block:
         raise ValueError(f"row of {shape[0]} values is not a whole number of blocks of {block}")
     return math.prod(shape) // block * size

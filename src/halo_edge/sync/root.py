@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from halo_edge.sync.datagram import BODY, Message, Want, stamp_of
 from halo_edge.sync.errors import DeviceStalled
@@ -24,6 +25,8 @@ from halo_edge.sync.seal import Opener, Sealer
 from halo_edge.sync.statistics import Statistics
 from halo_edge.sync.timing import Recovery, TimeoutEstimator
 from halo_edge.sync.transfer import Incoming, Outgoing
+
+K_MAX_STEP: Final = 0xFFFF_FFFF  # a year of 136 steps a second; then a new epoch
 
 
 class _Worker:
@@ -100,6 +103,10 @@ class RootRounds:
         """
         if round_id <= self._id:
             raise ValueError(f"{round_id} does not come after {self._id}")
+        if not (0 <= round_id.step <= K_MAX_STEP and 0 <= round_id.layer < self._layout.n_layers):
+            raise ValueError(
+                f"{round_id} does not exist in a model of {self._layout.n_layers} layers"
+            )
         if not 1 <= tokens <= self._layout.max_tokens:
             raise ValueError(f"{tokens} tokens: a round has 1 to {self._layout.max_tokens}")
         if len(x) != tokens * self._grid.row_bytes:

@@ -1,0 +1,56 @@
+"""One end of the protocol by hand: seals any body, and opens what the other end sends."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.sync.network import EPOCH, KEY
+
+from halo_edge.sync.datagram import BODY, Message
+from halo_edge.sync.ids import DeviceId
+from halo_edge.sync.seal import Opener, Sealer
+from halo_edge.sync.statistics import Statistics
+
+
+class Said(NamedTuple):
+    """A body, unpacked."""
+
+    message: Message
+    kind: int
+    layer: int
+    step: int
+    tokens: int
+    chunk: int
+    stamp: int
+    payload: bytes
+
+
+class Hand:
+    """Speaks as `device`, with the right key."""
+
+    def __init__(self, device: DeviceId, *hears: DeviceId) -> None:
+        self.sealer = Sealer(KEY, device, EPOCH)
+        self.opener = Opener(KEY, hears, EPOCH, 65_000, Statistics())
+
+    def say(
+        self,
+        message: int,
+        *,
+        step: int = 1,
+        layer: int = 2,
+        kind: int = 0,
+        tokens: int = 2,
+        chunk: int = 0,
+        stamp: int = 0,
+        payload: bytes = b"",
+    ) -> bytes:
+        """A datagram, by default of the second of the four layers, about two tokens."""
+        body = BODY.pack(message, kind, layer, step, tokens, chunk, stamp)
+        return self.sealer.seal(body + payload)
+
+    def hear(self, datagram: bytes) -> Said:
+        """What a datagram says; it must be new and for us."""
+        opened = self.opener.open(datagram)
+        assert opened is not None
+        said = Said._make((*BODY.unpack_from(opened.body), opened.body[BODY.size :]))
+        return said._replace(message=Message(said.message))
