@@ -11,11 +11,12 @@ import pytest
 
 CASES = json.loads((Path(__file__).parent / "data" / "llama_cpp_logits.json").read_text())
 
-# Relative to the logits' rms. What remains with the same weights is the order of sums and the f16
-# of the KV cache: 1e-4 to 8e-4 measured. The kernels of Q8_0, Q4_0 and Q4_1 are the same code
-# (3e-7), those of k-quants are not: theirs and ours differ by 0.027 and are equally far from the
-# dequantised weights (0.03 to 0.04). A wrong rope gives 0.9.
-TOLERANCE = 2e-3
+# Relative to the logits' rms. What remains with the same weights is the order of sums, and f16 in
+# flash attention (which we give a query already scaled, so that it is rounded to f16 elsewhere):
+# 3e-4 to 1.6e-3 measured. The kernels of Q8_0, Q4_0 and Q4_1 are the same code (3e-7), those of
+# k-quants are not: theirs and ours differ by 0.027 and are equally far from the dequantised weights
+# (0.03 to 0.04). A wrong rope gives 0.9.
+TOLERANCE = 4e-3
 K_QUANT_TOLERANCE = 0.05
 
 

@@ -15,10 +15,10 @@ from halo_edge.engine.forward import MAX_GRAPH_SETS, Rows
 from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.errors import HaloError
 
-# How far logits may differ that were computed in other steps. ggml's kernels sum in another order
-# for one row than for several, and keys and values are rounded to f16 after that. Measured on the
-# models of `precise`: up to 4e-4 of logits of size 1.
-SAME = 2e-3
+# How far logits (of size 1 to 3) may differ that were computed in other steps. ggml's kernels sum
+# in another order for one row than for several, and flash attention rounds to f16 in between.
+# Measured on the model `precise`: up to 0.003. A token too many or too few gives 1 and more.
+SAME = 0.01
 
 # Recorded with each token of the references; below it, kernels that differ may choose differently.
 SAFE_MARGIN = 0.7
@@ -47,11 +47,19 @@ def references(shared_dir: Path) -> Path:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_logits_of_the_demo_model(demo: Any, references: Path, which: int) -> None:
-    """llama.cpp with dequantised weights. Its own quantised kernels are .13 to .33 away from it."""
+    """llama.cpp with dequantised weights. Its own quantised kernels are .13 to .33 away from it.
+
+    How far is chance: rounding x to 8 bits in 210 products leaves 2 % in the last hidden state,
+    other 2 % after a change in a single last bit. Of 30 other prompts 3 were beyond 0.35 (so
+    were 3 with llama.cpp's flash attention; it has 0.48 and 0.14 for these two on AVX2), mostly
+    by a shift common to all logits, which changes no probability. Hence the second bound.
+    """
     with np.load(references / "logits.npz") as file:
         tokens, expected = file[f"tokens_{which}"], file[f"logits_f32_{which}"]
     logits = demo.fresh(tokens.tolist())
-    assert np.sqrt(np.mean((logits - expected) ** 2)) <= 0.35
+    difference = logits - expected
+    assert np.sqrt(np.mean(difference**2)) <= 0.35
+    assert difference.std() <= 0.2  # measured 0.12 and 0.10; at most 0.19 for the 30
     assert int(logits.argmax()) == int(expected.argmax())
 
 
@@ -101,17 +109,26 @@ def test_sequences_in_one_batch_are_each_as_alone(precise: Path, open_model: Any
 
 
 def test_interleaved_sequences(precise: Path, open_model: Any) -> None:
-        """Prefill of one in between decoding of others, in changing batches; one ends, one
-        begins.""" model = open_model(precise) texts = [prompt(30, seed=id) for id in range(4)]
-        expected = [[model.fresh(text[:n]) for n in range(1, 31)] for text in texts] done = [0, 0,
-        0, 0] schedule = [ {0: 5}, {1: 3}, {0: 1, 1: 1}, {2: 7}, {1: 1, 2: 1, 0: 1}, {0: 9, 1: 4},
-        {2: 1}, {1: 1, 0: 1}, ]  # fmt: skip for number, batch in enumerate(schedule): rows = [(id,
-        texts[id][done[id] : done[id] + n], done[id]) for id, n in batch.items()] logits =
-        model.step(*rows) for row, (id, n) in zip(logits, batch.items(), strict=True): done[id] +=
-        n np.testing.assert_allclose(row, expected[id][done[id] - 1], atol=SAME) if number == 4:  #
-        the first cells are now free, and of another sequence soon
-        model.forward.cells.release(SequenceId(1)) done[1] = 0 logits = model.step((3,
-        texts[3][:12], 0)) np.testing.assert_allclose(logits[0], expected[3][11], atol=SAME)
+    """Prefill of one in between decoding of others, in changing batches; one ends, one begins."""
+    model = open_model(precise)
+    texts = [prompt(30, seed=id) for id in range(4)]
+    expected = [[model.fresh(text[:n]) for n in range(1, 31)] for text in texts]
+    done = [0, 0, 0, 0]
+    schedule = [
+        {0: 5}, {1: 3}, {0: 1, 1: 1}, {2: 7}, {1: 1, 2: 1, 0: 1}, {0: 9, 1: 4}, {2: 1},
+        {1: 1, 0: 1},
+    ]  # fmt: skip
+    for number, batch in enumerate(schedule):
+        rows = [(id, texts[id][done[id] : done[id] + n], done[id]) for id, n in batch.items()]
+        logits = model.step(*rows)
+        for row, (id, n) in zip(logits, batch.items(), strict=True):
+            done[id] += n
+            np.testing.assert_allclose(row, expected[id][done[id] - 1], atol=SAME)
+        if number == 4:  # the first cells are now free, and of another sequence soon
+            model.forward.cells.release(SequenceId(1))
+            done[1] = 0
+    logits = model.step((3, texts[3][:12], 0))
+    np.testing.assert_allclose(logits[0], expected[3][11], atol=SAME)
 
 
 def test_several_outputs_of_one_sequence(precise: Path, open_model: Any) -> None:
@@ -135,15 +152,17 @@ def test_released_cells_leave_nothing_behind(precise: Path, open_model: Any) -> 
 
 def test_across_the_edge_of_a_bucket(precise: Path, open_model: Any) -> None:
     """255 .. 258 tokens: the graphs change at 257, the results must not."""
-    model, wide = open_model(precise, cells=512), open_model(precise, cells=2048, max_tokens=300)
+    model, shifted = open_model(precise, cells=512), open_model(precise, cells=2048)
+    for start in range(0, 200, 50):  # another sequence first, so that no cell is where it was
+        shifted.step((1, prompt(50, seed=1), start))
     tokens = prompt(259)
-    model.step(*((0, tokens[start : start + 51], start) for start in (0,)))
-    for start in range(51, 255, 51):
-        model.step((0, tokens[start : start + 51], start))
+    for start in range(0, 255, 51):
+        for one in (model, shifted):
+            one.step((0, tokens[start : start + 51], start))
     for n in range(255, 259):
-        logits = model.step((0, [tokens[n]], n))
-        assert model.forward.cells.used == n + 1
-        np.testing.assert_allclose(logits[0], wide.fresh(tokens[: n + 1]), atol=SAME)
+        logits, expected = (one.step((0, [tokens[n]], n)) for one in (model, shifted))
+        assert (model.forward.cells.used, shifted.forward.cells.used) == (n + 1, n + 201)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_more_shapes_than_graphs_are_kept(precise: Path, open_model: Any) -> None:

@@ -48,7 +48,8 @@ def layout(
         max_tokens=max_tokens,
         x_row_bytes=row_bytes,
         partial_row_bytes=row_bytes,
-        block_bytes=34,
+        x_block_bytes=34,
+        partial_block_bytes=34,
         max_payload=max_payload,
         window=window,
     )

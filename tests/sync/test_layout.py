@@ -17,7 +17,8 @@ LLAMA_2_7B = RoundLayout(
     max_tokens=128,
     x_row_bytes=4096 // 32 * 34,
     partial_row_bytes=4096 // 32 * 34,
-    block_bytes=34,
+    x_block_bytes=34,
+    partial_block_bytes=34,
     max_payload=1200,
     window=64,
 )
@@ -37,7 +38,7 @@ def test_the_grids_are_those_of_the_layout() -> None:
         {"max_tokens": 65536},
         {"x_row_bytes": 100},  # not whole blocks
         {"partial_row_bytes": 0},
-        {"block_bytes": 68_000, "x_row_bytes": 68_000, "partial_row_bytes": 68_000},
+        {"x_block_bytes": 68_000, "x_row_bytes": 68_000},
         {"max_payload": 65_500},  # with the rest of the datagram, more than UDP carries
         {"max_payload": 20},  # less than a block
         {"window": 0},

@@ -188,10 +188,11 @@ class TestIncoming:
         assert incoming.deadline == pytest.approx(NOW + 0.030)
 
     def test_retransmissions_say_nothing_of_the_time_between_chunks(self) -> None:
-        incoming = self.receiving(2)
+        incoming = self.receiving(3)
         self.feed(incoming, 0)
         assert self.want(incoming, NOW + 0.5) is not None
-        self.feed(incoming, 1, now=NOW + 1, stamp=stamp_of(NOW + 0.5))
+        self.feed(incoming, 1, now=NOW + 0.6)  # late, but not lost
+        self.feed(incoming, 2, now=NOW + 0.9, stamp=stamp_of(NOW + 0.5))
         incoming.start(2)
         self.feed(incoming, 0, now=NOW + 2)
         assert incoming.deadline == pytest.approx(NOW + 2.010)

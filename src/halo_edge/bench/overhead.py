@@ -19,7 +19,7 @@ from halo_edge.cluster.impairment import ImpairmentOptions
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
-from halo_edge.compute.wire import WireFormat
+from halo_edge.compute.wire import Wire
 from halo_edge.engine.engine import Engine
 from halo_edge.engine.generation import Generator
 from halo_edge.engine.sampling import SamplingParams
@@ -41,7 +41,7 @@ class Case:
     transport: Transport = Transport.UDP
     loss: float = 0.0
 
-    def session(self, model: Path, wire: WireFormat) -> SessionOptions:
+    def session(self, model: Path, wire: Wire) -> SessionOptions:
         impairment = ImpairmentOptions(loss=self.loss, seed=7) if self.loss else None
         rounds = RoundsOptions(wire=wire, transport=self.transport, impairment=impairment)
         return SessionOptions(model, 1, CONTEXT, self.workers, None, rounds)
@@ -70,9 +70,7 @@ class Row:
     ratio: float
 
 
-def measure(
-    model: Path, wire: WireFormat, repetitions: int, tell: Callable[[str], None]
-) -> list[Row]:
+def measure(model: Path, wire: Wire, repetitions: int, tell: Callable[[str], None]) -> list[Row]:
     """All cases on one core. `tell` is given a line after each repetition."""
     times: list[list[float]] = [[] for _ in CASES]
     with one_core(), ExitStack() as stack:

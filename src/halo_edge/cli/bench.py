@@ -14,7 +14,7 @@ from halo_edge.bench.overhead import Row, measure
 from halo_edge.cli.compute import model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
 from halo_edge.cli.options import Json, Model
-from halo_edge.compute.wire import WireFormat
+from halo_edge.compute.wire import Wire
 from halo_edge.model.cache import user_cache
 from halo_edge.model.synth import write_synthetic
 
@@ -32,7 +32,7 @@ def _bench() -> None:
 def overhead(
     model: Model = None,
     repetitions: Annotated[int, Option("--repetitions", "-r", min=1)] = 7,
-    wire: Annotated[WireFormat, Option("--wire")] = WireFormat.Q8_0,
+    wire: Annotated[Wire, Option("--wire")] = Wire.MIXED,
     json: Json = False,
 ) -> None:
     """Four processes on one core against one process: what the rounds cost.

@@ -121,9 +121,7 @@ def perplexity(
             "chunks": result.chunks,
         }
         if session.cluster is not None:
-            fields["retransmissions"] = (
-                session.cluster.statistics.chunks_resent + session.cluster.statistics.wants_sent
-            )
+            fields["retransmissions"] = session.cluster.statistics.retransmissions
         print_json(fields)
     else:
         notes.print()

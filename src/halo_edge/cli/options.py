@@ -14,7 +14,7 @@ from halo_edge.cluster.impairment import ImpairmentOptions
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.session import SessionOptions
-from halo_edge.compute.wire import WireFormat
+from halo_edge.compute.wire import Wire
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.errors import HaloError
 
@@ -116,9 +116,13 @@ class ComputeOptions:
         ),
     ] = None
     wire: Annotated[
-        WireFormat,
-        Option("--wire", rich_help_panel=_CLUSTER, help="Number format of vectors on the wire."),
-    ] = WireFormat.Q8_0
+        Wire,
+        Option(
+            "--wire",
+            rich_help_panel=_CLUSTER,
+            help="Number format of vectors on the wire; mixed: x as q8_0, partials as f16.",
+        ),
+    ] = Wire.MIXED
     transport: Annotated[
         Transport,
         Option(

@@ -49,7 +49,7 @@ def figures(
             "datagrams_sent": s.datagrams_sent,
             "datagrams_received": s.datagrams_received,
             "bytes_per_token": moved / decoded if decoded > 0 else None,
-            "retransmissions": s.chunks_resent + s.wants_sent,
+            "retransmissions": s.retransmissions,
         }
     return result
 

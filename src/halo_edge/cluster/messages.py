@@ -68,7 +68,8 @@ class Assignment(Struct, frozen=True, kw_only=True):
     root_address: Text
     root_port: Port
     transport: Transport
-    wire: WireFormat
+    x_wire: WireFormat
+    partial_wire: WireFormat
     width: Annotated[int, Meta(ge=1, le=1 << 20)]  # hidden size
     max_tokens: Annotated[int, Meta(ge=1, le=65535)]
     max_payload: Annotated[int, Meta(ge=64, le=65535)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
+import numpy as np
 import zenoh
 
 from halo_edge.cluster import control, tcp, udp
@@ -33,8 +34,8 @@ from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.shard_server import ShardServer
 from halo_edge.compute.activations import Activations
 from halo_edge.compute.ffn import FfnGraphs
-from halo_edge.compute.runtime import Runtime
-from halo_edge.compute.wire import WireCodec, WireFormat
+from halo_edge.compute.runtime import Runtime, aligned
+from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.errors import HaloError
 from halo_edge.groups.partition import Partition
 from halo_edge.model.gguf_file import GgufFile
@@ -55,7 +56,7 @@ DEFAULT_STALL_TIMEOUT_S: Final = 10.0
 class RoundsOptions:
     """How the rounds are carried. `split`: relative shares, the root's first; None: equal."""
 
-    wire: WireFormat = WireFormat.Q8_0
+    wire: Wire = Wire.MIXED
     transport: Transport = Transport.UDP
     split: Sequence[float] | None = None
     impairment: ImpairmentOptions | None = None
@@ -98,7 +99,8 @@ class Cluster:
         self._token = session.liveliness().declare_token(control.root_key(cluster, self.name))
         key = control.worker_key(cluster, "*")
         self._watch = session.liveliness().declare_subscriber(key, self._on_liveliness)
-        self._codec = WireCodec(options.wire, params.hidden)
+        self._x_codec = WireCodec(options.wire.x, params.hidden)
+        self._partial_codec = WireCodec(options.wire.partial, params.hidden)
 
     def gather(self, runtime: Runtime, activations: Activations) -> RoundsFfn:
         """Hand the workers their shards and open the link: the FFN for an engine.
@@ -107,7 +109,9 @@ class Cluster:
         """
         options, addresses = self._options, self._addresses()
         if options.transport is Transport.UDP:
-            sock = udp.bind("0.0.0.0", 0)
+            # One interface only where that reaches all workers, such as loopback.
+            towards = {local_address_towards(address) for address, _ in addresses.values()}
+            sock = udp.bind(towards.pop() if len(towards) == 1 else "0.0.0.0", 0)
             root_port = sock.getsockname()[1]
             max_payload, window = udp.MAX_PAYLOAD, udp.window(sock, len(addresses))
         else:
@@ -115,9 +119,10 @@ class Cluster:
         layout = RoundLayout(
             n_layers=self._params.n_layers,
             max_tokens=activations.max_tokens,
-            x_row_bytes=self._codec.row_bytes,
-            partial_row_bytes=self._codec.row_bytes,
-            block_bytes=self._codec.block_bytes,
+            x_row_bytes=self._x_codec.row_bytes,
+            x_block_bytes=self._x_codec.block_bytes,
+            partial_row_bytes=self._partial_codec.row_bytes,
+            partial_block_bytes=self._partial_codec.block_bytes,
             max_payload=max_payload,
             window=window,
         )
@@ -142,8 +147,13 @@ class Cluster:
         self.statistics: Statistics = rounds.statistics
         own = FfnGraphs(runtime, self._shards.own(self.plan.shares[0]), activations)
         names = {device: worker.worker for device, worker in self.workers.items()}
+        x = self._x_codec.pair(activations.x)
+        values = aligned((activations.max_tokens, activations.width), np.float32)
+        partials = [
+            self._partial_codec.pair(values, rounds.partial_memory(device)) for device in names
+        ]
         return RoundsFfn(
-            rounds, link, self._codec, own, activations, names, lambda: self._lost_worker
+            rounds, link, x, partials, own, activations, names, lambda: self._lost_worker
         )
 
     def close(self) -> None:
@@ -184,7 +194,8 @@ class Cluster:
                 root_address=local_address_towards(addresses[device][0]),
                 root_port=root_port,
                 transport=self._options.transport,
-                wire=self._options.wire,
+                x_wire=self._options.wire.x,
+                partial_wire=self._options.wire.partial,
                 width=self._params.hidden,
                 max_tokens=layout.max_tokens,
                 max_payload=layout.max_payload,

@@ -8,7 +8,7 @@ business; this file moves bytes and adds vectors.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,8 +16,7 @@ import numpy as np
 from halo_edge.cluster.links import RootLink
 from halo_edge.compute.activations import Activations
 from halo_edge.compute.ffn import FfnGraphs
-from halo_edge.compute.runtime import aligned
-from halo_edge.compute.wire import WireCodec
+from halo_edge.compute.wire import WirePair
 from halo_edge.errors import HaloError
 from halo_edge.sync.errors import DeviceStalled
 from halo_edge.sync.ids import DeviceId, RoundId
@@ -30,15 +29,17 @@ MEMBERSHIP_WAIT_S: Final = 0.05
 class RoundsFfn:
     """A `Gather` (engine room) over a cluster.
 
-    `workers` names the devices for messages; `lost` gives a worker that has left the cluster, or
-    None.
+    `x`: the step's x and its encoding; `partials`: each worker's encoded partial, where `rounds`
+    leaves it, and room for its values. `workers` names the devices for messages; `lost` gives a
+    worker that has left the cluster, or None.
     """
 
     def __init__(
         self,
         rounds: RootRounds,
         link: RootLink,
-        codec: WireCodec,
+        x: WirePair,
+        partials: Sequence[WirePair],
         own: FfnGraphs,
         activations: Activations,
         workers: Mapping[DeviceId, str],
@@ -51,9 +52,8 @@ class RoundsFfn:
         self._workers = workers
         self._lost = lost
         self._step = -1
-        self._x = codec.pair(activations.x)
-        partial = aligned((activations.max_tokens, activations.width), np.float32)
-        self._partials = [codec.pair(partial, rounds.partial_memory(device)) for device in workers]
+        self._x = x
+        self._partials = partials
 
     def ffn(self, layer: int, tokens: int) -> None:
         """See `Gather.ffn`. Raises `HaloError` when a worker stalls or has left."""

@@ -187,13 +187,15 @@ class Session:
         link: WorkerLink,
         runtime: Runtime,
     ) -> None:
-        codec = WireCodec(assignment.wire, assignment.width)
+        x_codec = WireCodec(assignment.x_wire, assignment.width)
+        partial_codec = WireCodec(assignment.partial_wire, assignment.width)
         layout = RoundLayout(
             n_layers=len(assignment.shards),
             max_tokens=assignment.max_tokens,
-            x_row_bytes=codec.row_bytes,
-            partial_row_bytes=codec.row_bytes,
-            block_bytes=codec.block_bytes,
+            x_row_bytes=x_codec.row_bytes,
+            x_block_bytes=x_codec.block_bytes,
+            partial_row_bytes=partial_codec.row_bytes,
+            partial_block_bytes=partial_codec.block_bytes,
             max_payload=assignment.max_payload,
             window=assignment.window,
         )
@@ -208,8 +210,8 @@ class Session:
             epoch=assignment.epoch,
             recovery=Recovery(reliable=assignment.transport is Transport.TCP),
         )
-        self._x = codec.pair(self._activations.x, self._rounds.x_memory)
-        self._partial = codec.pair(self._activations.ffn)
+        self._x = x_codec.pair(self._activations.x, self._rounds.x_memory)
+        self._partial = partial_codec.pair(self._activations.ffn)
 
     def serve(self, wake_fd: int) -> None:
         """Answer rounds until `wake_fd` becomes readable."""

@@ -101,9 +101,11 @@ class AttentionBuilder:
                 ggml.ggml_view_3d(ctx, cache, p.head_dim, kv, n_kv, row_bytes, head_bytes, 0)
             )
         mask = c.external(ggml.GGML_TYPE_F16, (kv, tokens), inputs.mask(tokens, kv))
+        # Scaled here and not inside, where it would be only after q was rounded to f16: a q beyond
+        # f16's range (large biases, as qwen2 has them) would become infinite.
+        q = ggml.ggml_scale(ctx, q, 1.0 / math.sqrt(p.head_dim))
         q = ggml.ggml_permute(ctx, q, 0, 2, 1, 3)
-        scale = 1.0 / math.sqrt(p.head_dim)
-        out = ggml.ggml_flash_attn_ext(ctx, q, caches[0], caches[1], mask, scale, 0.0, 0.0)
+        out = ggml.ggml_flash_attn_ext(ctx, q, caches[0], caches[1], mask, 1.0, 0.0, 0.0)
         ggml.ggml_flash_attn_ext_set_prec(out, ggml.GGML_PREC_F32)
         return ggml.ggml_reshape_2d(ctx, out, n_q * p.head_dim, tokens)
 

@@ -23,10 +23,31 @@ from halo_edge.errors import HaloError
 
 
 class WireFormat(Enum):
-    """What `--wire` names."""
+    """How a row of values travels."""
 
     Q8_0 = "q8_0"
     F16 = "f16"
+
+
+class Wire(Enum):
+    """What `--wire` names: the formats of x and of the partials.
+
+    MIXED because x loses nothing as Q8_0 (ggml quantises it just so before it multiplies it with
+    quantised weights), and partials do: their sum runs through all later layers. docs/RESULTS.md
+    has the perplexities.
+    """
+
+    MIXED = "mixed"
+    Q8_0 = "q8_0"
+    F16 = "f16"
+
+    @property
+    def x(self) -> WireFormat:
+        return WireFormat.F16 if self is Wire.F16 else WireFormat.Q8_0
+
+    @property
+    def partial(self) -> WireFormat:
+        return WireFormat.Q8_0 if self is Wire.Q8_0 else WireFormat.F16
 
 
 _TYPES: Final = {WireFormat.Q8_0: ggml.GGML_TYPE_Q8_0, WireFormat.F16: ggml.GGML_TYPE_F16}

@@ -28,8 +28,9 @@ class RoundLayout:
     n_layers: int
     max_tokens: int  # the most tokens a round may carry
     x_row_bytes: int  # one token's encoded x
+    x_block_bytes: int  # a row is never cut inside a block: 34 bytes for Q8_0, 2 for f16
     partial_row_bytes: int  # one token's encoded partial
-    block_bytes: int  # rows are never cut inside a block: 34 for Q8_0, 2 for f16
+    partial_block_bytes: int
     max_payload: int  # bytes of a chunk: 1200 over UDP, some 60000 over TCP
     window: int  # chunks that may be under way to one device, see docs/protocol.md
 
@@ -48,17 +49,18 @@ class RoundLayout:
                 raise BadLayout(
                     f"round layout: {name} is {getattr(self, name)}, the most is {most}"
                 )
-        if self.block_bytes > self.max_payload:
-            raise BadLayout(
-                f"round layout: a block of {self.block_bytes} bytes does not fit into "
-                f"max_payload, {self.max_payload}"
-            )
-        for name in ("x_row_bytes", "partial_row_bytes"):
-            row_bytes = getattr(self, name)
-            if row_bytes % self.block_bytes:
+        for what in ("x", "partial"):
+            row_bytes = getattr(self, f"{what}_row_bytes")
+            block_bytes = getattr(self, f"{what}_block_bytes")
+            if block_bytes > self.max_payload:
                 raise BadLayout(
-                    f"round layout: {name} is {row_bytes}, not a multiple of "
-                    f"block_bytes, {self.block_bytes}"
+                    f"round layout: a block of {block_bytes} bytes does not fit into "
+                    f"max_payload, {self.max_payload}"
+                )
+            if row_bytes % block_bytes:
+                raise BadLayout(
+                    f"round layout: {what}_row_bytes is {row_bytes}, not a multiple of "
+                    f"{what}_block_bytes, {block_bytes}"
                 )
             if row_bytes * self.max_tokens > K_MAX_MATRIX_BYTES:
                 raise BadLayout(
@@ -67,25 +69,25 @@ class RoundLayout:
                 )
             # The bitmap of a WANT must fit into a datagram, and a chunk's index into 16 bits.
             most_chunks = min(K_MAX_U16, (self.max_payload - WANT_BYTES) * 8)
-            if self._n_chunks(row_bytes) > most_chunks:
+            if self._n_chunks(row_bytes, block_bytes) > most_chunks:
                 raise BadLayout(
                     f"round layout: {self.max_tokens} rows of {row_bytes} bytes are more than "
                     f"{most_chunks} chunks of {self.max_payload}: use a smaller max_tokens"
                 )
 
-    def _n_chunks(self, row_bytes: int) -> int:
+    def _n_chunks(self, row_bytes: int, block_bytes: int) -> int:
         """Like ChunkGrid.n_chunks(max_tokens), without building the grid of an unchecked size."""
         if row_bytes <= self.max_payload:
             return -(-self.max_tokens // (self.max_payload // row_bytes))
-        usable = self.max_payload // self.block_bytes * self.block_bytes
+        usable = self.max_payload // block_bytes * block_bytes
         return self.max_tokens * -(-row_bytes // usable)
 
     def x_grid(self) -> ChunkGrid:
         """The chunks of x."""
-        return ChunkGrid(self.max_tokens, self.x_row_bytes, self.block_bytes, self.max_payload)
+        return ChunkGrid(self.max_tokens, self.x_row_bytes, self.x_block_bytes, self.max_payload)
 
     def partial_grid(self) -> ChunkGrid:
         """The chunks of a partial."""
         return ChunkGrid(
-            self.max_tokens, self.partial_row_bytes, self.block_bytes, self.max_payload
+            self.max_tokens, self.partial_row_bytes, self.partial_block_bytes, self.max_payload
         )

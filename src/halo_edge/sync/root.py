@@ -211,7 +211,10 @@ class RootRounds:
             worker.x.close()
         if not partial.receive(chunk, payload, stamp, now):
             self.statistics.duplicates += 1
-        elif not partial.missing:
+            return
+        if stamp:
+            self.statistics.chunks_recovered += 1
+        if not partial.missing:
             self._incomplete -= 1
             self.complete = not self._incomplete
 

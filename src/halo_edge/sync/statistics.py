@@ -24,6 +24,7 @@ class Statistics:
     bytes_received: int = 0
     wants_received: int = 0
 
+    chunks_recovered: int = 0  # chunks that came because they had been asked for
     duplicates: int = 0  # properly sealed, but the chunk had arrived already
     stale: int = 0  # properly sealed, of a round that is over
     malformed: int = 0  # properly sealed, but makes no sense in this session
@@ -35,3 +36,8 @@ class Statistics:
     unknown_sender: int = 0
     replayed: int = 0  # or too old for the replay window to tell
     forged: int = 0  # the seal does not fit: another key, a flipped bit, garbage
+
+    @property
+    def retransmissions(self) -> int:
+        """Chunks that were not there the first time: sent again, or asked for and received."""
+        return self.chunks_resent + self.chunks_recovered

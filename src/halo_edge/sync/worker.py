@@ -188,7 +188,10 @@ class WorkerRounds:
     def _receive_x(self, chunk: int, payload: memoryview, stamp: int, now: float) -> None:
         if not self._x.receive(chunk, payload, stamp, now):
             self.statistics.duplicates += 1
-        elif not self._x.missing:
+            return
+        if stamp:
+            self.statistics.chunks_recovered += 1
+        if not self._x.missing:
             self._state = State.COMPUTING
 
     def _receive_want(self, want: Want, stamp: int, now: float) -> None:
