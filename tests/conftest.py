@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.compute.rows import Rows as VectorRows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.engine.forward import Forward, Rows
 from halo_edge.engine.gather import LocalFfn
@@ -202,7 +203,9 @@ class OpenModel:
             self.gguf, self.params, self.runtime, cells=cells, max_tokens=max_tokens
         )
         weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
-        self.gather = LocalFfn(FfnGraphs(self.runtime, weights, self.forward.activations))
+        acts = self.forward.activations
+        graphs = FfnGraphs(self.runtime, weights, VectorRows.f32(acts.x), VectorRows.f32(acts.ffn))
+        self.gather = LocalFfn(graphs)
 
     def step(self, *batch: tuple[int, Sequence[int], int]) -> NDArray[np.float32]:
         """f32[len(batch), vocab] after the last token of each (sequence, tokens, start)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from halo_edge.compute import ffn
 from halo_edge.compute.activations import Activations
 from halo_edge.compute.ffn import MAX_GRAPH_SETS, FfnGraphs, FfnWeights
+from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
@@ -25,6 +27,10 @@ def open_weights(path: Path) -> tuple[HyperParameters, list[FfnWeights]]:
     gguf = GgufFile.open(path)
     params = HyperParameters.from_gguf(gguf)
     return params, [FfnWeights.from_gguf(gguf, layer) for layer in range(params.n_layers)]
+
+
+def graphs_over(acts: Activations, weights: Sequence[FfnWeights | None]) -> FfnGraphs:
+    return FfnGraphs(Runtime(1), weights, Rows.f32(acts.x), Rows.f32(acts.ffn))
 
 
 def expected(path: Path, layer: int, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -56,7 +62,7 @@ def test_formula(make_model: Any, quantization: str, tolerance: float, tokens: i
     acts = Activations(ROWS, params.hidden)
     acts.x[:] = np.random.default_rng(1).standard_normal(acts.x.shape)
     acts.ffn[:] = 7
-    graphs = FfnGraphs(Runtime(1), weights, acts)
+    graphs = graphs_over(acts, weights)
     for layer in range(2):
         assert graphs.run(layer, tokens)
         assert relative_rms(acts.ffn[:tokens], expected(path, layer, acts.x[:tokens])) < tolerance
@@ -67,7 +73,7 @@ def test_layer_without_groups(tiny_model: Path) -> None:
     params, weights = open_weights(tiny_model)
     acts = Activations(4, params.hidden)
     acts.x[:], acts.ffn[:] = 1, 7
-    graphs = FfnGraphs(Runtime(1), [weights[0], None, weights[2]], acts)
+    graphs = graphs_over(acts, [weights[0], None, weights[2]])
     assert not graphs.run(1, 4)
     assert (acts.ffn == 7).all()
     assert graphs.run(2, 4)
@@ -89,7 +95,7 @@ def test_graphs_are_kept_for_the_token_counts_lately_used(
         return build(runtime, weights, tokens, *rest)
 
     monkeypatch.setattr(ffn, "build_ffn", counted)
-    graphs = FfnGraphs(Runtime(1), weights[:1], acts)
+    graphs = graphs_over(acts, weights[:1])
     graphs.run(0, acts.max_tokens)
     whole = acts.ffn.copy()
     for tokens in [*range(2, acts.max_tokens), 2, 3]:

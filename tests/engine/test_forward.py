@@ -193,6 +193,12 @@ def test_graphs_are_built_once_per_shape(
     for n in range(60, 260):
         model.step((0, [text[n]], n))
     assert built == [(20, 256)] * 3 + [(1, 256)] * 3 + [(1, 512)] * 3
+    del built[:]
+    model.forward.cells.release(SequenceId(0))
+    for size in range(2, MAX_GRAPH_SETS + 10):  # decode's are used all the time, and stay
+        model.fresh(text[: size + 1], size, 1)
+    assert (1, 256) not in built
+    assert len(set(built)) > MAX_GRAPH_SETS
 
 
 class Failing:

@@ -14,6 +14,7 @@ from halo_edge.engine.generation import Generation, Generator
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.engine.sequence import FinishReason
 from halo_edge.errors import HaloError
+from halo_edge.model.detokenizer import Detokenizer
 from halo_edge.model.tokenizer import Tokenizer
 
 CONTEXT = 64
@@ -146,6 +147,22 @@ def test_leaving_in_the_middle(make_generator: MakeGenerator) -> None:
     generation, _ = run(generator, [3, 4])
     assert generation.text == expected.text
     assert abandoned.finish is None
+
+
+class SentencePieceLike:
+    """Every token is a word with its space, as SentencePiece has it."""
+
+    def detokenizer(self, *, continues: bool = False) -> Detokenizer:
+        return Detokenizer(lambda id: b" %d" % id, strip_space=not continues)
+
+
+def test_space_before_the_first_word(tiny_model: Path, open_model: Any) -> None:
+    """The text goes on from the prompt's, so that space belongs to it."""
+    model = open_model(tiny_model)
+    engine = Engine(model.forward, model.gather, context=CONTEXT, end_tokens=frozenset())
+    words: Any = SentencePieceLike()
+    generation, _ = run(Generator(engine, words), PROMPT, max_tokens=3)
+    assert generation.text == "".join(f" {id}" for id in generation.sequence.generated)
 
 
 def test_bad_prompt(make_generator: MakeGenerator) -> None:

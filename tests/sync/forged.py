@@ -52,5 +52,5 @@ class Hand:
         """What a datagram says; it must be new and for us."""
         opened = self.opener.open(datagram)
         assert opened is not None
-        said = Said._make((*BODY.unpack_from(opened.body), opened.body[BODY.size :]))
+        said = Said._make((*BODY.unpack_from(opened[1]), opened[1][BODY.size :]))
         return said._replace(message=Message(said.message))

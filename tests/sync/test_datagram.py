@@ -56,9 +56,10 @@ def test_what_is_sealed_is_what_is_opened(
     opener = Opener(bytes(32), [DeviceId(7)], 5, 1200, Statistics())
     opened = opener.open(sealer.seal(BODY.pack(*fields) + payload))
     assert opened is not None
-    assert opened.sender == 7
-    assert BODY.unpack_from(opened.body) == fields
-    assert opened.body[BODY.size :] == payload
+    sender, body = opened
+    assert sender == 7
+    assert BODY.unpack_from(body) == fields
+    assert body[BODY.size :] == payload
 
 
 @given(st.integers(1, 300), st.data())

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-import numpy as np
 import zenoh
 
 from halo_edge.cluster import control, tcp, udp
@@ -34,7 +33,9 @@ from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.shard_server import ShardServer
 from halo_edge.compute.activations import Activations
 from halo_edge.compute.ffn import FfnGraphs
-from halo_edge.compute.runtime import Runtime, aligned
+from halo_edge.compute.partials import PartialSum
+from halo_edge.compute.rows import Rows
+from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.errors import HaloError
 from halo_edge.groups.partition import Partition
@@ -145,15 +146,19 @@ class Cluster:
             stall_timeout_s=options.stall_timeout_s,
         )
         self.statistics: Statistics = rounds.statistics
-        own = FfnGraphs(runtime, self._shards.own(self.plan.shares[0]), activations)
+        x, ffn = Rows.f32(activations.x), Rows.f32(activations.ffn)
+        own = FfnGraphs(runtime, self._shards.own(self.plan.shares[0]), x, ffn)
         names = {device: worker.worker for device, worker in self.workers.items()}
-        x = self._x_codec.pair(activations.x)
-        values = aligned((activations.max_tokens, activations.width), np.float32)
-        partials = [
-            self._partial_codec.pair(values, rounds.partial_memory(device)) for device in names
-        ]
+        partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
         return RoundsFfn(
-            rounds, link, x, partials, own, activations, names, lambda: self._lost_worker
+            rounds,
+            link,
+            self._x_codec.encoder(activations.x),
+            own,
+            ffn,
+            PartialSum(runtime, partials, ffn),
+            names,
+            lambda: self._lost_worker,
         )
 
     def close(self) -> None:

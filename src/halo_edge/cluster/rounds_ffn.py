@@ -8,15 +8,14 @@ business; this file moves bytes and adds vectors.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
-import numpy as np
-
 from halo_edge.cluster.links import RootLink
-from halo_edge.compute.activations import Activations
 from halo_edge.compute.ffn import FfnGraphs
-from halo_edge.compute.wire import WirePair
+from halo_edge.compute.partials import PartialSum
+from halo_edge.compute.rows import Rows
+from halo_edge.compute.wire import RowEncoder
 from halo_edge.errors import HaloError
 from halo_edge.sync.errors import DeviceStalled
 from halo_edge.sync.ids import DeviceId, RoundId
@@ -29,26 +28,26 @@ MEMBERSHIP_WAIT_S: Final = 0.05
 class RoundsFfn:
     """A `Gather` (engine room) over a cluster.
 
-    `x`: the step's x and its encoding; `partials`: each worker's encoded partial, where `rounds`
-    leaves it, and room for its values. `workers` names the devices for messages; `lost` gives a
-    worker that has left the cluster, or None.
+    `x` encodes the step's x; `own` computes the root's shard into `ffn`, and `partials` adds what
+    the workers sent. `workers` names the devices for messages; `lost` gives a worker that has left
+    the cluster, or None.
     """
 
     def __init__(
         self,
         rounds: RootRounds,
         link: RootLink,
-        x: WirePair,
-        partials: Sequence[WirePair],
+        x: RowEncoder,
         own: FfnGraphs,
-        activations: Activations,
+        ffn: Rows,
+        partials: PartialSum,
         workers: Mapping[DeviceId, str],
         lost: Callable[[], str | None],
     ) -> None:
         self._rounds = rounds
         self._link = link
         self._own = own
-        self._activations = activations
+        self._ffn = ffn
         self._workers = workers
         self._lost = lost
         self._step = -1
@@ -63,12 +62,10 @@ class RoundsFfn:
         now = time.monotonic()
         self._rounds.begin(RoundId(self._step, layer), tokens, x, now)
         self._send(now)
-        ffn = self._activations.ffn[:tokens]
         if not self._own.run(layer, tokens):
-            ffn[:] = 0
+            self._ffn.clear(tokens)
         self._collect()
-        for partial in self._partials:
-            np.add(ffn, partial.decode(tokens), out=ffn)
+        self._partials.add(tokens)
 
     def _send(self, now: float) -> None:
         for destinations, datagram in self._rounds.datagrams(now):
@@ -82,8 +79,8 @@ class RoundsFfn:
                 now = time.monotonic()
                 while (datagram := link.receive()) is not None:
                     rounds.receive(datagram, now)
-                if rounds.complete:
-                    return
+                    if rounds.complete:  # the next round ignores whatever else there is
+                        return
                 self._send(now)
                 if (worker := self._lost()) is not None:
                     raise HaloError(

@@ -6,6 +6,7 @@ threads only bring events.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import select
@@ -29,7 +30,6 @@ from halo_edge.cluster.messages import (
 )
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.worker_control import Assigned, RootGone, WorkerControl
-from halo_edge.compute.activations import Activations
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import WireCodec
@@ -38,7 +38,7 @@ from halo_edge.groups.shard import ShardSpec
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.timing import Recovery
-from halo_edge.sync.worker import WorkerRounds
+from halo_edge.sync.worker import ReadyRound, WorkerRounds
 
 # Assigned, but the root does not begin: look after the control plane now and then.
 IDLE_WAIT_S: Final = 1.0
@@ -201,8 +201,6 @@ class Session:
         )
         self.id = assignment.session
         self._link = link
-        self._activations = Activations(assignment.max_tokens, assignment.width)
-        self._graphs = FfnGraphs(runtime, weights, self._activations)
         self._rounds = WorkerRounds(
             assignment.key,
             layout,
@@ -210,25 +208,29 @@ class Session:
             epoch=assignment.epoch,
             recovery=Recovery(reliable=assignment.transport is Transport.TCP),
         )
-        self._x = x_codec.pair(self._activations.x, self._rounds.x_memory)
-        self._partial = partial_codec.pair(self._activations.ffn)
+        self._partial_row_bytes = partial_codec.row_bytes
+        self._partial = memoryview(bytearray(layout.max_tokens * partial_codec.row_bytes))
+        self._partial_rows = partial_codec.rows(self._partial)
+        x = x_codec.rows(self._rounds.x_memory)
+        self._graphs = FfnGraphs(runtime, weights, x, self._partial_rows)
 
     def serve(self, wake_fd: int) -> None:
         """Answer rounds until `wake_fd` becomes readable."""
         rounds, link = self._rounds, self._link
-        readable = (link.fileno(), wake_fd)
+        poll = select.poll()
+        poll.register(link.fileno(), select.POLLIN)
+        poll.register(wake_fd, select.POLLIN)
         while True:
             deadline = rounds.deadline()
             now = time.monotonic()
-            timeout = IDLE_WAIT_S if deadline is None else max(0.0, deadline - now)
-            ready, _, _ = select.select(readable, (), (), timeout)
-            if wake_fd in ready:
+            wait_s = IDLE_WAIT_S if deadline is None else max(0.0, deadline - now)
+            # Milliseconds, rounded up: poll is the cheapest call that waits.
+            if any(fd == wake_fd for fd, _ in poll.poll(math.ceil(wait_s * 1e3))):
                 return
-            now = self._receive()
-            request = rounds.ready()
+            request, now = self._receive()
             if request is not None:
                 answer = self._compute(request.id.layer, request.tokens)
-                now = self._receive()  # before the answer: see WorkerRounds.answer
+                now = self._drain()  # before the answer: see WorkerRounds.answer
                 rounds.answer(request.id, answer, now)
             for datagram in rounds.datagrams(now):
                 link.send(datagram)
@@ -236,19 +238,30 @@ class Session:
     def close(self) -> None:
         self._link.close()
 
-    def _receive(self) -> float:
-        receive, take = self._link.receive, self._rounds.receive
+    def _receive(self) -> tuple[ReadyRound | None, float]:
+        """Take in what has come, as far as the next round that can be computed; and the time."""
+        rounds, receive = self._rounds, self._link.receive
         now = time.monotonic()
         while (datagram := receive()) is not None:
-            take(datagram, now)
+            rounds.receive(datagram, now)
+            request = rounds.ready()
+            if request is not None:
+                return request, now
+        return None, now
+
+    def _drain(self) -> float:
+        """Take in everything that has come; the time."""
+        rounds, receive = self._rounds, self._link.receive
+        now = time.monotonic()
+        while (datagram := receive()) is not None:
+            rounds.receive(datagram, now)
         return now
 
     def _compute(self, layer: int, tokens: int) -> memoryview:
         """The encoded partial of the round whose x has come."""
-        self._x.decode(tokens)
         if not self._graphs.run(layer, tokens):
-            self._activations.ffn[:tokens] = 0
-        return self._partial.encode(tokens)
+            self._partial_rows.clear(tokens)
+        return self._partial[: tokens * self._partial_row_bytes]
 
 
 def _unique_name() -> str:

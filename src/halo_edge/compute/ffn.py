@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import ggml
-import numpy as np
-from numpy.typing import NDArray
 
-from halo_edge.compute.activations import Activations
+from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
 from halo_edge.compute.weights import Matrix
 from halo_edge.model.gguf_file import GgufFile
@@ -50,18 +48,17 @@ def build_ffn(
     runtime: Runtime,
     weights: FfnWeights,
     tokens: int,
-    x: NDArray[np.float32],
-    out: NDArray[np.float32],
+    x: Rows,
+    out: Rows,
     arena: Arena,
 ) -> Graph:
-    """Reads the first `tokens` rows of `x`: f32[>= tokens, H], writes those of `out`, likewise."""
-    width = weights.gate.columns
+    """Reads the first `tokens` rows of `x`, writes those of `out`; both H values wide."""
     c = GraphContext(nodes=16)
-    inp = c.external(ggml.GGML_TYPE_F32, (width, tokens), x)
+    inp = x.read(c, tokens)
     gate = ggml.ggml_mul_mat(c.ctx, weights.gate.tensor(c), inp)
     up = ggml.ggml_mul_mat(c.ctx, weights.up.tensor(c), inp)
     activation = ggml.ggml_swiglu_split(c.ctx, gate, up)
-    c.store(ggml.ggml_mul_mat(c.ctx, weights.down.tensor(c), activation), out)
+    out.write(c, ggml.ggml_mul_mat(c.ctx, weights.down.tensor(c), activation), tokens)
     return Graph(runtime, c, arena)
 
 
@@ -69,16 +66,17 @@ class FfnGraphs:
     """The graphs of all layers' FFN (or shards of it) for the token counts lately used."""
 
     def __init__(
-        self, runtime: Runtime, weights: Sequence[FfnWeights | None], activations: Activations
+        self, runtime: Runtime, weights: Sequence[FfnWeights | None], x: Rows, out: Rows
     ) -> None:
         """`weights` per layer; None where this device holds no neuron group of the layer."""
         self._runtime = runtime
         self._weights = weights
-        self._activations = activations
+        self._x = x
+        self._out = out
         self._sets: OrderedDict[int, list[Graph | None]] = OrderedDict()
 
     def run(self, layer: int, tokens: int) -> bool:
-        """Compute `ffn` from `x`; False, with `ffn` untouched, if there is nothing to compute."""
+        """Compute `out` from `x`; False, with `out` untouched, if there is nothing to compute."""
         graphs = self._sets.get(tokens)
         if graphs is None:
             graphs = self._sets[tokens] = self._build(tokens)
@@ -92,7 +90,6 @@ class FfnGraphs:
         return True
 
     def _build(self, tokens: int) -> list[Graph | None]:
-        acts = self._activations
         arenas: dict[int, Arena] = {}  # by neurons, as an arena serves graphs of one shape
         graphs: list[Graph | None] = []
         for weights in self._weights:
@@ -100,5 +97,5 @@ class FfnGraphs:
                 graphs.append(None)
                 continue
             arena = arenas.setdefault(weights.gate.rows, Arena())
-            graphs.append(build_ffn(self._runtime, weights, tokens, acts.x, acts.ffn, arena))
+            graphs.append(build_ffn(self._runtime, weights, tokens, self._x, self._out, arena))
         return graphs

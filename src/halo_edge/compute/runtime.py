@@ -111,8 +111,8 @@ class Graph:
 
     def __init__(self, runtime: Runtime, context: GraphContext, arena: Arena) -> None:
         arena.place(context)
-        self._keep = (context, arena)
-        self._plan = ggml.ggml_graph_plan(context.cgraph, runtime.threads, None)
+        self._keep = (runtime, context, arena)
+        self._plan = ggml.ggml_graph_plan(context.cgraph, runtime.threads, runtime.pool)
         if self._plan.work_size:
             work = runtime.work_buffer(self._plan.work_size)
             self._plan.work_data = work.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
@@ -135,6 +135,12 @@ class Runtime:
             raise ValueError("threads must be at least 1")
         ggml.ggml_cpu_init()
         self.threads = threads
+        # Without one, every graph call would make and destroy its own.
+        params = ggml.ggml_threadpool_params_default(threads)
+        params.poll = 0  # sleep, do not spin, between graphs
+        self.pool = ggml.ggml_threadpool_new(ctypes.byref(params))
+        if not self.pool:
+            raise MemoryError("ggml_threadpool_new")
         self._work = np.empty(0, np.uint8)
 
     def work_buffer(self, size: int) -> NDArray[np.uint8]:
@@ -145,3 +151,8 @@ class Runtime:
         if self._work.nbytes < size:
             self._work = aligned((max(size, 2 * self._work.nbytes),), np.uint8)
         return self._work
+
+    def __del__(self) -> None:
+        if getattr(self, "pool", None):
+            ggml.ggml_threadpool_free(self.pool)
+            self.pool = None

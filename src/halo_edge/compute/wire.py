@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import ctypes
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import ggml
 import numpy as np
 from numpy.typing import NDArray
 
+from halo_edge.compute.rows import Rows
 from halo_edge.errors import HaloError
 
 
@@ -55,7 +56,7 @@ _BLOCKS: Final = {WireFormat.Q8_0: (32, 34), WireFormat.F16: (1, 2)}  # values, 
 
 
 class WireCodec:
-    """Converts rows of `width` values. Raises `HaloError` if the format cannot carry that width."""
+    """Encodes rows of `width` values. Raises `HaloError` if the format cannot carry that width."""
 
     def __init__(self, wire: WireFormat, width: int) -> None:
         values, self.block_bytes = _BLOCKS[wire]
@@ -66,47 +67,39 @@ class WireCodec:
             )
         self.width = width
         self.row_bytes = width // values * self.block_bytes
-        # Called through their addresses: the bindings' typed pointers cost more than the work.
-        encode = ggml.ggml_get_type_traits_cpu(_TYPES[wire]).contents.from_float
-        decode = ggml.ggml_get_type_traits(_TYPES[wire]).contents.to_float
-        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-        self.from_float = prototype(ctypes.cast(encode, ctypes.c_void_p).value or 0)
-        self.to_float = prototype(ctypes.cast(decode, ctypes.c_void_p).value or 0)
+        self._type = _TYPES[wire]
 
-    def pair(self, values: NDArray[np.float32], encoded: memoryview | None = None) -> WirePair:
-        """`values`: f32[rows, width], with memory for as many encoded rows, made if not given."""
+    def rows(self, encoded: memoryview) -> Rows:
+        """Encoded rows that lie in `encoded`, for graphs to read and write."""
+        return Rows(self._type, self.width, np.frombuffer(encoded, np.uint8))
+
+    def encoder(self, values: NDArray[np.float32]) -> RowEncoder:
+        """Encodes rows of `values`: f32[rows, width], into memory of its own."""
         if values.shape[1] != self.width:
             raise ValueError(f"rows of {values.shape[1]} values, the codec is for {self.width}")
-        nbytes = len(values) * self.row_bytes
-        if encoded is None:
-            encoded = memoryview(bytearray(nbytes))
-        if encoded.nbytes < nbytes:
-            raise ValueError(f"{len(values)} rows encoded do not fit into {encoded.nbytes} bytes")
-        return WirePair(self, values, encoded)
+        # Through its address: the bindings' typed pointers cost more than the work.
+        function = ggml.ggml_get_type_traits_cpu(self._type).contents.from_float
+        return RowEncoder(function, values, self.row_bytes)
 
 
-class WirePair:
-    """Rows of values and the same rows encoded, both at fixed places in memory.
+class RowEncoder:
+    """Encodes the first rows of an array that stays where it is.
 
-    `values`: f32[rows, width]; `encoded`: u8[rows * row_bytes]. The addresses are looked up once:
-    asking numpy for one takes longer than converting a row.
+    The addresses are looked up once: asking numpy for one takes longer than encoding a row.
     """
 
-    def __init__(self, codec: WireCodec, values: NDArray[np.float32], encoded: memoryview) -> None:
-        self.values = values
-        self.encoded = encoded
-        self._codec = codec
-        self._values_address: int = values.ctypes.data
-        self._encoded_address: int = np.frombuffer(encoded, np.uint8).ctypes.data
+    def __init__(self, function: Any, values: NDArray[np.float32], row_bytes: int) -> None:
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+        self._encode = prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
+        self._width = values.shape[1]
+        self._row_bytes = row_bytes
+        self._encoded = np.zeros(len(values) * row_bytes, np.uint8)
+        self._view = self._encoded.data
+        self._values = values
+        self._from: int = values.ctypes.data
+        self._to: int = self._encoded.ctypes.data
 
     def encode(self, rows: int) -> memoryview:
-        """Encode the first `rows` rows: u8[rows * row_bytes], valid until the next call."""
-        codec = self._codec
-        codec.from_float(self._values_address, self._encoded_address, rows * codec.width)
-        return self.encoded[: rows * codec.row_bytes]
-
-    def decode(self, rows: int) -> NDArray[np.float32]:
-        """Decode the first `rows` rows: f32[rows, width], valid until the next call."""
-        codec = self._codec
-        codec.to_float(self._encoded_address, self._values_address, rows * codec.width)
-        return self.values[:rows]
+        """u8[rows * row_bytes], valid until the next call."""
+        self._encode(self._from, self._to, rows * self._width)
+        return self._view[: rows * self._row_bytes]

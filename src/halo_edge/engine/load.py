@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.engine.engine import PREFILL_CHUNK
 from halo_edge.engine.forward import Forward
@@ -35,8 +36,9 @@ class LoadedModel:
 
     def local_ffn(self) -> LocalFfn:
         """The whole FFN in this process."""
+        acts = self.forward.activations
         weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
-        return LocalFfn(FfnGraphs(self.runtime, weights, self.forward.activations))
+        return LocalFfn(FfnGraphs(self.runtime, weights, Rows.f32(acts.x), Rows.f32(acts.ffn)))
 
 
 def load(path: Path, *, threads: int, context: int | None = None) -> LoadedModel:

@@ -40,7 +40,7 @@ class Sequence:
     @property
     def prefilling(self) -> bool:
         """Whether more than the newest token is still to be computed."""
-        return len(self.tokens) - self.n_computed > 1 or self.n_computed < self.n_prompt
+        return len(self.tokens) - self.n_computed > 1
 
     def next_rows(self, limit: int) -> Rows:
         """The next up to `limit` tokens to compute. The last token of all gets logits."""

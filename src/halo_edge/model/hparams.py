@@ -116,7 +116,9 @@ class HyperParameters:
             rope_dim=integer("rope.dimension_count", head_dim),
             rope_pairing=_PAIRINGS[arch],
             rope_scaling=_rope_scaling(
-                gguf.metadata.get(f"{arch}.rope.scaling.type", "linear"),
+                gguf.need(f"{arch}.rope.scaling.type", _text)
+                if f"{arch}.rope.scaling.type" in gguf.metadata
+                else "linear",
                 number("rope.scaling.factor", 0.0) or number("rope.scale_linear", 0.0),
                 number("rope.scaling.attn_factor", 1.0),
                 integer("rope.scaling.original_context_length", context),
@@ -179,9 +181,7 @@ class HyperParameters:
             yield blk + "ffn_down.weight", (ffn, hidden), True
 
 
-def _rope_scaling(
-    kind: object, factor: float, attention_factor: float, original: int
-) -> RopeScaling:
+def _rope_scaling(kind: str, factor: float, attention_factor: float, original: int) -> RopeScaling:
     """Map GGUF's scaling type and factor as llama.cpp does. A factor of 0 is none."""
     scale = 1.0 / factor if factor > 0 else 1.0
     if kind == "yarn":

@@ -19,7 +19,7 @@ class ChunkGrid:
     edges serves them all; only a last chunk of several rows may be shorter.
     """
 
-    __slots__ = ("_pieces", "_rows", "edges", "row_bytes")
+    __slots__ = ("_pieces", "_rows", "_spans", "edges", "row_bytes")
 
     def __init__(self, max_tokens: int, row_bytes: int, block_bytes: int, max_payload: int) -> None:
         """`row_bytes` is a multiple of `block_bytes`, and a block fits into `max_payload`."""
@@ -36,6 +36,7 @@ class ChunkGrid:
         """Where each chunk of a matrix of `max_tokens` begins, in bytes, and where the last ends.
         """
         self.edges.append(max_tokens * row_bytes)
+        self._spans: tuple[int, list[tuple[int, int]]] = (0, [])
 
     def n_chunks(self, tokens: int) -> int:
         """How many chunks a matrix of so many tokens has."""
@@ -44,6 +45,13 @@ class ChunkGrid:
     def span(self, chunk: int, tokens: int) -> tuple[int, int]:
         """The bytes [start, stop) of the matrix of so many tokens that this chunk carries."""
         return self.edges[chunk], min(self.edges[chunk + 1], tokens * self.row_bytes)
+
+    def spans(self, tokens: int) -> list[tuple[int, int]]:
+        """`span` of every chunk of a matrix of so many tokens. Those of the last call are kept."""
+        if self._spans[0] != tokens:
+            chunks = range(self.n_chunks(tokens))
+            self._spans = (tokens, [self.span(chunk, tokens) for chunk in chunks])
+        return self._spans[1]
 
     def fits(self, chunk: int, tokens: int, nbytes: int) -> bool:
         """Whether a matrix of so many tokens has such a chunk, of just so many bytes."""

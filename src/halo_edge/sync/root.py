@@ -89,6 +89,7 @@ class RootRounds:
         self._workers = {device: _Worker(device, layout, recovery) for device in workers}
         self._x_buffer = memoryview(bytearray(self._grid.edges[-1]))
         self._x = self._x_buffer[:0]
+        self._spans: list[tuple[int, int]] = []
         self._id = RoundId(-1, 0)
         self._tokens = 0
         self._incomplete = 0
@@ -115,7 +116,8 @@ class RootRounds:
         self._x[:] = x
         self._id = round_id
         self._tokens = tokens
-        n_chunks = self._grid.n_chunks(tokens)
+        self._spans = self._grid.spans(tokens)
+        n_chunks = len(self._spans)
         for worker in self._workers.values():
             worker.x.start(n_chunks)
             worker.partial.start(tokens)
@@ -219,7 +221,7 @@ class RootRounds:
             self.complete = not self._incomplete
 
     def _receive_want(self, worker: _Worker, payload: memoryview, stamp: int, now: float) -> None:
-        want = Want.decode(payload, self._grid.n_chunks(self._tokens))
+        want = Want.decode(payload, len(self._spans))
         if want is None:
             self.statistics.malformed += 1
             return
@@ -231,7 +233,7 @@ class RootRounds:
         self, chunk: int, workers: list[_Worker], stamp: int, now: float
     ) -> tuple[tuple[DeviceId, ...], bytes]:
         """Seals a chunk of x once for all of these workers."""
-        start, stop = self._grid.span(chunk, self._tokens)
+        start, stop = self._spans[chunk]
         datagram = self._seal(Message.X, chunk, stamp, self._x[start:stop])
         for worker in workers:
             worker.x.sent(chunk, self._sealer.counter)

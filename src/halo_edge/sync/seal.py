@@ -11,7 +11,7 @@ What does not open properly is counted and dropped. Nothing here raises for what
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -92,13 +92,6 @@ class ReplayWindow:
                 self._received = 1
 
 
-class Opened(NamedTuple):
-    """A datagram whose seal held."""
-
-    sender: DeviceId
-    body: bytes  # at least BODY.size bytes
-
-
 class Opener:
     """Opens the datagrams that others send to one device in one epoch."""
 
@@ -123,8 +116,11 @@ class Opener:
         """The highest counter received from that device; 0 when none was."""
         return self._windows[sender].highest
 
-    def open(self, datagram: bytes | bytearray | memoryview) -> Opened | None:
-        """The sender and body, or None for what is not a new datagram of this epoch to us."""
+    def open(self, datagram: bytes | bytearray | memoryview) -> tuple[DeviceId, bytes] | None:
+        """The sender and body, or None for what is not a new datagram of this epoch to us.
+
+        A body has at least BODY.size bytes.
+        """
         statistics = self._statistics
         nbytes = len(datagram)
         statistics.datagrams_received += 1
@@ -151,5 +147,5 @@ class Opener:
                 statistics.forged += 1
                 return None
             window.add(counter)
-            return Opened(sender, body)
+            return sender, body
         return None

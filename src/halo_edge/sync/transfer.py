@@ -111,7 +111,6 @@ class Incoming:
         "_asked_stamp",
         "_buffer",
         "_due",
-        "_edges",
         "_first_timeout_s",
         "_gap",
         "_grid",
@@ -121,7 +120,7 @@ class Incoming:
         "_n_chunks",
         "_recovery",
         "_round_trip",
-        "_tokens",
+        "_spans",
         "_tries",
         "_unreported",
         "_window",
@@ -141,7 +140,6 @@ class Incoming:
     ) -> None:
         """`max_tries`: WANTs in a row without anything coming; then it waits for its owner."""
         self._grid = grid
-        self._edges = grid.edges
         self._window = window
         self._ack_every = max(1, window // 4)
         self._recovery = recovery
@@ -153,8 +151,8 @@ class Incoming:
 
     def start(self, tokens: int) -> None:
         """Forgets the last matrix and begins with one of so many rows. The link is remembered."""
-        self._tokens = tokens
-        self._n_chunks = self._grid.n_chunks(tokens)
+        self._spans = self._grid.spans(tokens)
+        self._n_chunks = len(self._spans)
         self._windowed = self._n_chunks > self._window
         self._highest = -1
         self._heard_at = 0.0
@@ -183,7 +181,10 @@ class Incoming:
 
     def fits(self, chunk: int, nbytes: int) -> bool:
         """Whether the matrix has such a chunk, of just so many bytes."""
-        return self._grid.fits(chunk, self._tokens, nbytes)
+        if chunk >= self._n_chunks:
+            return False
+        start, stop = self._spans[chunk]
+        return stop - start == nbytes
 
     def expect(self, within_s: float, now: float) -> None:
         """The first chunk ought to come by then. Of no effect when it has come."""
@@ -207,8 +208,8 @@ class Incoming:
         if not self.missing & bit:
             return False
         self.missing ^= bit
-        start = self._edges[chunk]
-        self._buffer[start : start + len(payload)] = payload
+        start, stop = self._spans[chunk]
+        self._buffer[start:stop] = payload
 
         if chunk > self._highest:
             if chunk != self._highest + 1:

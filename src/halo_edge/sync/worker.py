@@ -76,6 +76,7 @@ class WorkerRounds:
         self._outgoing = Outgoing(window)
         self._buffer = memoryview(bytearray(self._grid.edges[-1]))
         self._partial = self._buffer[:0]
+        self._spans: list[tuple[int, int]] = []
         self._state = State.IDLE
         self._id = RoundId(-1, 0)
         self._tokens = 0
@@ -85,7 +86,7 @@ class WorkerRounds:
         opened = self._opener.open(datagram)
         if opened is None:
             return
-        body = opened.body
+        _, body = opened
         message, kind, layer, step, tokens, chunk, stamp = BODY.unpack_from(body)
         payload = memoryview(body)[BODY.size :]
         round_id = (step, layer, kind)
@@ -150,7 +151,8 @@ class WorkerRounds:
             raise ValueError(f"the partial has {len(partial)} bytes instead of {nbytes}")
         self._partial = self._buffer[:nbytes]
         self._partial[:] = partial
-        self._outgoing.start(self._grid.n_chunks(self._tokens))
+        self._spans = self._grid.spans(self._tokens)
+        self._outgoing.start(len(self._spans))
         self._state = State.ANSWERED
 
     def deadline(self) -> float | None:
@@ -202,7 +204,7 @@ class WorkerRounds:
             self._outgoing.wanted(want, stamp)
 
     def _send_partial(self, chunk: int, stamp: int) -> bytes:
-        start, stop = self._grid.span(chunk, self._tokens)
+        start, stop = self._spans[chunk]
         datagram = self._seal(Message.PARTIAL, chunk, stamp, self._partial[start:stop])
         self._outgoing.sent(chunk, self._sealer.counter)
         return datagram
