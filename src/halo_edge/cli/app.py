@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -50,8 +51,14 @@ def _options(
     pass
 
 
+def _terminate(*_: object) -> NoReturn:
+    """Leave as after Ctrl-C, so that workers and temporary files go too."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except HaloError as error:

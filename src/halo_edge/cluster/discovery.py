@@ -15,6 +15,8 @@ from halo_edge.errors import HaloError
 
 # Long enough for multicast scouting (a peer announces itself every second) on a slow network.
 DISCOVERY_S: Final = 4.0
+# Peers that hear each other at all do so within some 0.1 s of one another.
+SETTLE_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 3.0
 POLL_S: Final = 0.05
 
@@ -29,17 +31,24 @@ def find_workers(
 ) -> list[WorkerInfo]:
     """The workers of `cluster`, by name; returns early once there are `expected` of them.
 
+    Without a number expected, when some were found and no more have come for `SETTLE_S`.
+
     `check` is called while waiting and may raise. Raises `HaloError` if there are none, or fewer
     than expected, and says which other clusters there are.
     """
     deadline = time.monotonic() + timeout_s
+    keys: list[str] = []
+    settled_at = deadline
     while True:
         check()
-        keys = control.alive(session, control.worker_key(cluster, "*"))
+        now = time.monotonic()
+        alive = control.alive(session, control.worker_key(cluster, "*"))
+        if alive != keys:
+            keys, settled_at = alive, now + SETTLE_S
         if expected is not None and len(keys) >= expected:
             keys = keys[:expected]
             break
-        if time.monotonic() >= deadline:
+        if now >= deadline or (expected is None and keys and now >= settled_at):
             break
         time.sleep(POLL_S)
     if not keys or (expected is not None and len(keys) < expected):
