@@ -53,7 +53,7 @@ def run(
         print_json(fields)
     else:
         print()
-        notes.print(summary(fields), style="dim")
+        notes.print(summary(fields), style="dim", soft_wrap=True)
 
 
 def chat(
@@ -100,7 +100,7 @@ def _chat(session: Session, params: SamplingParams, system: str | None) -> None:
             fields = _stream(session, generator, generation, quiet=False)
             messages.append(Message("assistant", generation.text))
             print()
-            notes.print(summary(fields), style="dim")
+            notes.print(summary(fields), style="dim", soft_wrap=True)
 
 
 def _generator(session: Session) -> Generator:

@@ -91,7 +91,7 @@ def main() -> None:
         worker = Worker(options, cache, _tell)
         _tell(
             f"worker {worker.id} of cluster {start.cluster!r}: rounds on port {worker.port} "
-            f"(UDP and TCP), {start.threads} threads; waiting for a root"
+            f"(UDP and TCP), {start.threads} compute thread(s); waiting for a root"
         )
         worker.run()
     except HaloError as error:
