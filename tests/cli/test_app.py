@@ -333,8 +333,8 @@ def running(
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """A generation that goes on for a while, and its three workers."""
     process = subprocess.Popen(
-        [*HALO, "run", "hello", "--raw", "-m", str(tiny_model), "--impair", "delay_ms=5",
-         "--stall-timeout", "1"],
+        [*HALO, "run", "hello", "--raw", "-m", str(tiny_model), "--temperature", "0",
+         "--impair", "delay_ms=5", "--stall-timeout", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
     )  # fmt: skip
     try:

@@ -20,6 +20,7 @@ from typing import Final
 from halo_edge import __version__
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import own_addresses
+from halo_edge.cluster.code_pages import drop_code_pages
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
@@ -82,6 +83,7 @@ class Worker:
             self._udp.close()
             self._tcp.close()
             raise
+        drop_code_pages()
 
     def describe(self) -> WorkerInfo:
         pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -144,6 +146,7 @@ class Worker:
             link = tcp.TcpWorkerLink(self._tcp, assignment.root_address)
         self._session = Session(assignment, weights, link, self._runtime)
         self._control.watch_root(assignment.session)
+        drop_code_pages()
         reply = AssignmentReply(
             fetched_bytes=self._cache.fetched_bytes - fetched,
             cached_bytes=self._cache.cached_bytes - cached,
