@@ -1,7 +1,7 @@
 """A bad link without privileges: datagrams are dropped and delayed on their way through the root.
 
 It stands in for the network when a laboratory with real packets is not to be had, and is seeded,
-so that a run can be repeated. Time comes in as an argument.
+so that a run can be repeated.
 """
 
 from __future__ import annotations

@@ -90,6 +90,8 @@ class Cluster:
         self._options = options
         self._params = params
         self._lost_worker: str | None = None
+        self.replies: list[AssignmentReply] = []
+        self.statistics = Statistics()
         self._link: RootLink | None = None
         self.workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
         self.name = uuid4().hex
@@ -145,7 +147,7 @@ class Cluster:
             recovery=Recovery(reliable=options.transport is Transport.TCP),
             stall_timeout_s=options.stall_timeout_s,
         )
-        self.statistics: Statistics = rounds.statistics
+        self.statistics = rounds.statistics
         x, ffn = Rows.f32(activations.x), Rows.f32(activations.ffn)
         own = FfnGraphs(runtime, self._shards.own(self.plan.shares[0]), x, ffn)
         names = {device: worker.worker for device, worker in self.workers.items()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import select
 import socket
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -80,6 +82,7 @@ class UdpWorkerLink:
 
     def __init__(self, sock: socket.socket, root: tuple[str, int]) -> None:
         self._socket = sock
+        self._bound: tuple[str, int] = sock.getsockname()
         self._socket.connect(root)
         self._buffer = bytearray(MAX_DATAGRAM)
         self._view = memoryview(self._buffer)
@@ -98,6 +101,13 @@ class UdpWorkerLink:
             return None
 
     def close(self) -> None:
-        """Disconnect; the socket stays bound, for the next session."""
-        with contextlib.suppress(OSError):
-            self._socket.connect(("0.0.0.0", 0))
+        """Disconnect; the socket is bound as before, for the next session.
+
+        Python cannot say AF_UNSPEC. Connecting elsewhere would not do: the first connection also
+        chose the one local address at which the socket receives. A port that the kernel chose
+        is given up by disconnecting, and taken again.
+        """
+        nowhere = struct.pack("H14x", socket.AF_UNSPEC)
+        ctypes.CDLL(None).connect(self._socket.fileno(), nowhere, len(nowhere))
+        if self._socket.getsockname() != self._bound:
+            self._socket.bind(self._bound)
