@@ -52,7 +52,7 @@ def run(
     if json:
         print_json(fields)
     else:
-        print()
+        print(flush=True)
         notes.print(summary(fields), style="dim", soft_wrap=True)
 
 
@@ -99,7 +99,7 @@ def _chat(session: Session, params: SamplingParams, system: str | None) -> None:
             previous = generation
             fields = _stream(session, generator, generation, quiet=False)
             messages.append(Message("assistant", generation.text))
-            print()
+            print(flush=True)
             notes.print(summary(fields), style="dim", soft_wrap=True)
 
 
