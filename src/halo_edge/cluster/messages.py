@@ -21,8 +21,11 @@ CONTROL_VERSION: Final = 1
 
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
-Text = Annotated[str, Meta(max_length=2000)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+\Z")]
+# People read it: without control characters, which could do things to their terminal.
+Text = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+_OCTET: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+Ipv4 = Annotated[str, Meta(pattern=rf"^{_OCTET}(\.{_OCTET}){{3}}\Z")]
 
 
 class Transport(Enum):
@@ -39,7 +42,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     version: Text  # of halo-edge, for people
     worker: Name
     host: Text
-    addresses: Annotated[list[Text], Meta(max_length=32)]
+    addresses: Annotated[list[Ipv4], Meta(min_length=1, max_length=32)]
     port: Port  # of rounds: UDP and TCP
     cores: Count
     threads: Count
@@ -54,7 +57,7 @@ class LayerShard(Struct, frozen=True):
     gate_type: Count
     up_type: Count
     down_type: Count
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Assignment(Struct, frozen=True, kw_only=True):
@@ -65,7 +68,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     device: Annotated[int, Meta(ge=1, le=65535)]
     epoch: Annotated[int, Meta(ge=0, le=65535)]
-    root_address: Text
+    root_address: Ipv4
     root_port: Port
     transport: Transport
     x_wire: WireFormat
