@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import socket
 
 from halo_edge.errors import HaloError
@@ -26,3 +28,31 @@ def local_address_towards(address: str) -> str:
             raise HaloError(f"no way to {address} ({error.strerror})") from None
         name: str = probe.getsockname()[0]
         return name
+
+
+def shared_bits(address: str) -> int:
+    """How likely `address` is a neighbour's: the leading bits it has in common with ours.
+
+    Routes alone do not tell, as everything has one through a gateway. 0 for an address that we have
+    as well (such as that of a bridge for containers); -1 where there is no way.
+    """
+    try:
+        ours = local_address_towards(address)
+    except HaloError:
+        return -1
+    if address == ours or address.startswith("127."):
+        return 0
+    different = int(ipaddress.IPv4Address(address)) ^ int(ipaddress.IPv4Address(ours))
+    return 32 - different.bit_length()
+
+
+def cannot_bind(protocol: str, address: str, port: int, error: OSError) -> HaloError:
+    """Why a worker cannot receive there."""
+    if error.errno == errno.EADDRINUSE:
+        return HaloError(
+            f"port taken: {protocol} {address}:{port} is in use; choose another with --port"
+        )
+    return HaloError(
+        f"cannot receive at {protocol} {address}:{port} ({error.strerror}); "
+        f"choose another --address or --port"
+    )

@@ -38,9 +38,14 @@ class ControlOptions:
 
 def check_cluster_name(name: str) -> None:
     """Raises `HaloError` for a name that cannot be a part of a key."""
+    check_name(name, "cluster")
+
+
+def check_name(name: str, of_what: str) -> None:
+    """As `check_cluster_name`, for the name of something else."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
         raise HaloError(
-            f"cluster name {name!r}: use 1 to 64 letters, digits, dots, hyphens or underscores"
+            f"{of_what} name {name!r}: use 1 to 64 letters, digits, dots, hyphens or underscores"
         )
 
 
@@ -49,28 +54,37 @@ def open_control(options: ControlOptions) -> zenoh.Session:
     check_cluster_name(options.cluster)
     zenoh.init_log_from_env_or("off")  # its errors come back as exceptions, which we tell
     try:
-        if options.config_file is not None:
-            config = zenoh.Config.from_file(str(options.config_file))
-        else:
-            config = zenoh.Config()
+        config = _read(options.config_file) if options.config_file else zenoh.Config()
         config.insert_json5("mode", '"peer"')
         config.insert_json5("scouting/multicast/enabled", json.dumps(options.multicast))
         # Shared memory between processes of one machine would cost each a pool of 16 MB.
         config.insert_json5("transport/shared_memory/enabled", "false")
         # Workers have nothing to say to each other.
         config.insert_json5("scouting/gossip/enabled", "false")
-        if options.listen or not options.multicast:
+        if options.listen or not (options.multicast or options.config_file):
             config.insert_json5("listen/endpoints", json.dumps(list(options.listen)))
-        config.insert_json5("connect/endpoints", json.dumps(list(options.connect)))
+        if options.connect:
+            config.insert_json5("connect/endpoints", json.dumps(list(options.connect)))
         return zenoh.open(config)
     except zenoh.ZError as error:
-        text = str(error).splitlines()[0]
-        if "in use" in text:
+        if "in use" in str(error):
             raise HaloError(
                 f"port taken: {', '.join(options.listen)} is in use; "
                 f"choose another with --listen, or stop the program that has it"
             ) from None
-        raise HaloError(f"the control plane does not start: {text[:300]}") from None
+        raise HaloError(f"the control plane does not start: {_reason(error)}") from None
+
+
+def _read(config_file: Path) -> zenoh.Config:
+    try:
+        return zenoh.Config.from_file(str(config_file))
+    except zenoh.ZError as error:
+        raise HaloError(f"{config_file} is no Zenoh configuration: {_reason(error)}") from None
+
+
+def _reason(error: zenoh.ZError) -> str:
+    """Zenoh's words in one line, without the places in its source."""
+    return " ".join(re.sub(r" at /\S+\.rs:\d+\.?", "", str(error)).split())[:300]
 
 
 def worker_key(cluster: str, worker: str) -> str:
@@ -86,13 +100,19 @@ def shard_key(cluster: str, session: str, sha256: str) -> str:
 
 
 def ask(session: zenoh.Session, key: str, question: bytes, timeout_s: float) -> bytes:
-    """The first answer to a question. Raises `HaloError` for a refusal or for none."""
-    for reply in session.get(key, payload=question, timeout=timeout_s):
+    """The answer to a question. Raises `HaloError` for a refusal, for none, or for several."""
+    everybodys = zenoh.ConsolidationMode.NONE  # not the latest of several
+    answers: set[bytes] = set()
+    for reply in session.get(key, payload=question, timeout=timeout_s, consolidation=everybodys):
         if reply.ok is not None:
-            return reply.ok.payload.to_bytes()
+            answers.add(reply.ok.payload.to_bytes())
         if reply.err is not None:
             raise HaloError(f"{key} refused: {reply.err.payload.to_string()[:300]}")
-    raise HaloError(f"no answer from {key} within {timeout_s:.0f} s; is it still running?")
+    if len(answers) > 1:
+        raise HaloError(f"several answer as {key}; start each worker with a --name of its own")
+    for answer in answers:
+        return answer
+    raise HaloError(f"no answer from {key}; is it still running?")
 
 
 def alive(session: zenoh.Session, key_expression: str, timeout_s: float = 1.0) -> list[str]:

@@ -14,7 +14,7 @@ from uuid import uuid4
 import zenoh
 
 from halo_edge.cluster import control, tcp, udp
-from halo_edge.cluster.addresses import local_address_towards
+from halo_edge.cluster.addresses import local_address_towards, shared_bits
 from halo_edge.cluster.discovery import check_usable
 from halo_edge.cluster.impairment import ImpairedLink, ImpairmentOptions
 from halo_edge.cluster.links import RootLink
@@ -244,13 +244,5 @@ def _plan(partition: Partition, weights: Sequence[float] | None, n_devices: int)
 
 
 def _reachable_address(worker: WorkerInfo) -> str:
-    """The worker's address on a network that we share; else its first, and let routing decide."""
-    for address in worker.addresses:
-        if address.startswith("127.") and len(worker.addresses) > 1:
-            continue
-        try:
-            local_address_towards(address)
-        except HaloError:
-            continue
-        return address
-    return worker.addresses[0]
+    """The worker's address on the network that we share, as far as addresses tell."""
+    return max(worker.addresses, key=shared_bits)  # the first of equals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -96,5 +97,6 @@ class ShardCache:
             if total <= self._limit_bytes:
                 return
             if path.name not in keep:
-                path.unlink(missing_ok=True)
-                total -= size
+                with contextlib.suppress(OSError):  # gone meanwhile, or not ours to delete
+                    path.unlink()
+                    total -= size

@@ -7,13 +7,13 @@ segment holds up all that is behind it.
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from halo_edge.cluster.addresses import cannot_bind
 from halo_edge.errors import HaloError
 from halo_edge.sync.ids import DeviceId
 
@@ -75,16 +75,21 @@ class FrameReader:
         self.closed = n == 0
 
 
-def _send_frame(sock: socket.socket, datagram: bytes | memoryview) -> None:
-    """Send all of it, however long the peer takes to read (up to `SEND_TIMEOUT_S`)."""
+def _send_frame(to: FrameReader, datagram: bytes | memoryview) -> None:
+    """Send all of it, however long the peer takes to read (up to `SEND_TIMEOUT_S`).
+
+    A stream that breaks is `closed`, as perhaps half a frame is out; the rounds notice that the
+    peer is silent.
+    """
     rest = memoryview(_LENGTH.pack(len(datagram)) + datagram)
-    while rest:
+    while rest and not to.closed:
         try:
-            rest = rest[sock.send(rest) :]
+            rest = rest[to.socket.send(rest) :]
         except BlockingIOError:
-            _, writable, _ = select.select((), (sock,), (), SEND_TIMEOUT_S)
-            if not writable:
-                raise
+            _, writable, _ = select.select((), (to.socket,), (), SEND_TIMEOUT_S)
+            to.closed = not writable
+        except OSError:
+            to.closed = True
 
 
 def _prepare(sock: socket.socket) -> socket.socket:
@@ -111,8 +116,7 @@ class TcpRootLink:
 
     def send(self, destinations: Sequence[DeviceId], datagram: bytes | memoryview) -> None:
         for device in destinations:
-            with contextlib.suppress(OSError):  # the rounds notice that the device is silent
-                _send_frame(self._readers[device].socket, datagram)
+            _send_frame(self._readers[device], datagram)
 
     def receive(self) -> memoryview | None:
         for reader in self._readers.values():
@@ -131,14 +135,11 @@ class TcpRootLink:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Raises `HaloError` where the port is taken."""
+    """Raises `HaloError`, e.g. where the port is taken."""
     try:
         sock = socket.create_server((address, port), backlog=MAX_CONNECTIONS)
     except OSError as error:
-        raise HaloError(
-            f"port taken: TCP {address}:{port} cannot be used ({error.strerror}); "
-            f"choose another with --port"
-        ) from None
+        raise cannot_bind("TCP", address, port, error) from None
     sock.setblocking(False)
     return sock
 
@@ -163,8 +164,7 @@ class TcpWorkerLink:
 
     def send(self, datagram: bytes | memoryview) -> None:
         if self._current is not None:
-            with contextlib.suppress(OSError):
-                _send_frame(self._current.socket, datagram)
+            _send_frame(self._current, datagram)
 
     def receive(self) -> memoryview | None:
         for reader in self._readers:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from halo_edge.cluster.addresses import cannot_bind
 from halo_edge.errors import HaloError
 from halo_edge.sync.ids import DeviceId
 
@@ -27,16 +28,13 @@ MAX_DATAGRAM: Final = 65536
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """A UDP socket with large buffers. Raises `HaloError` where the port is taken."""
+    """A UDP socket with large buffers. Raises `HaloError`, e.g. where the port is taken."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.bind((address, port))
     except OSError as error:
         sock.close()
-        raise HaloError(
-            f"port taken: UDP {address}:{port} cannot be used ({error.strerror}); "
-            f"choose another with --port"
-        ) from None
+        raise cannot_bind("UDP", address, port, error) from None
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     sock.setblocking(False)
@@ -78,12 +76,18 @@ class UdpRootLink:
 
 
 class UdpWorkerLink:
-    """Connected to the root, so that the kernel drops what comes from elsewhere."""
+    """Connected to the root, so that the kernel drops what comes from elsewhere.
+
+    Raises `HaloError` where there is no way to it.
+    """
 
     def __init__(self, sock: socket.socket, root: tuple[str, int]) -> None:
         self._socket = sock
         self._bound: tuple[str, int] = sock.getsockname()
-        self._socket.connect(root)
+        try:
+            self._socket.connect(root)
+        except OSError as error:
+            raise HaloError(f"no way to the root at {root[0]} ({error.strerror})") from None
         self._buffer = bytearray(MAX_DATAGRAM)
         self._view = memoryview(self._buffer)
 

@@ -29,6 +29,8 @@ from halo_edge.errors import HaloError
 
 # For a piece of a shard: a megabyte, of a root that serves many workers over a slow link.
 FETCH_TIMEOUT_S: Final = 60.0
+# Roots that wait for an answer while the worker loads another's shards.
+MAX_WAITING: Final = 16
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class WorkerControl:
             assignment = decode(data, Assignment, "a root")
             if assignment.control_version != CONTROL_VERSION:
                 raise HaloError("the root speaks another version")
+            if self._events.qsize() >= MAX_WAITING:
+                raise HaloError("too many roots want this worker at once; try again later")
         except HaloError as error:
             reply(AssignmentReply(error=str(error)))
             return
