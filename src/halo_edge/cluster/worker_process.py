@@ -22,6 +22,7 @@ from halo_edge.cluster.worker import Worker, WorkerOptions
 from halo_edge.errors import HaloError
 
 PR_SET_PDEATHSIG: Final = 1
+ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,8 @@ def _terminate(*_: object) -> NoReturn:
 def main() -> None:
     start = msgspec.json.decode(sys.argv[1], type=WorkerStart)
     signal.signal(signal.SIGTERM, _terminate)
+    # All other threads inherit this: a signal that one of them took would not wake this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     if start.parent is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the root's; it ends us
         end_with_parent(start.parent)
@@ -89,6 +92,7 @@ def main() -> None:
     cache = ShardCache(Path(start.cache), start.cache_limit_bytes)
     try:
         worker = Worker(options, cache, _tell)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
         _tell(
             f"worker {worker.id} of cluster {start.cluster!r}: rounds on port {worker.port} "
             f"(UDP and TCP), {start.threads} compute thread(s); waiting for a root"
