@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from halo_edge.cluster.impairment import ImpairmentOptions
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
@@ -22,6 +21,8 @@ from halo_edge.compute.wire import Wire
 from halo_edge.engine.forward import Rows
 from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.errors import HaloError
+from halo_edge.lab.impairment import ImpairedLink
+from halo_edge.lab.link import LinkSettings
 
 # Long enough for several prefill steps of 128 tokens and a remainder.
 PROMPT = [(7 * i) % 250 for i in range(300)]
@@ -92,10 +93,14 @@ def test_as_one_device(
 
 def test_loss_delay_and_reordering_change_nothing(tiny_model: Path) -> None:
     """What is lost comes again, so the result is the same to the last bit."""
-    impairment = ImpairmentOptions(loss=0.2, delay_ms=0.5, jitter_ms=1, seed=3)
+    settings = LinkSettings(loss=0.2, delay_ms=0.5, jitter_ms=1, reorder=1)
     with cluster(tiny_model, 3) as session:
         clean = logits(session, PROMPT)
-    with cluster(tiny_model, 3, RoundsOptions(wire=Wire.F16, impairment=impairment)) as session:
+    with cluster(
+        tiny_model,
+        3,
+        RoundsOptions(wire=Wire.F16, wrap_link=lambda link: ImpairedLink(link, settings, 3)),
+    ) as session:
         found = logits(session, PROMPT)
         assert session.cluster is not None
         assert session.cluster.statistics.retransmissions > 20
@@ -197,11 +202,6 @@ def test_everything_is_gone_afterwards(tiny_model: Path) -> None:
     [
         (2, RoundsOptions(split=[1, 1]), r"--split names 2 shares, but there are 3 devices"),
         (1, RoundsOptions(split=[0, 0]), r"--split needs"),
-        (
-            1,
-            RoundsOptions(transport=Transport.TCP, impairment=ImpairmentOptions(loss=0.1)),
-            r"use --transport udp",
-        ),
         (0, RoundsOptions(split=[1]), r"--impair and --split need workers"),
     ],
 )

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from halo_edge.cluster.impairment import ImpairmentOptions
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
@@ -24,6 +23,8 @@ from halo_edge.engine.engine import Engine
 from halo_edge.engine.generation import Generator
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.errors import HaloError
+from halo_edge.lab.impairment import ImpairedLink
+from halo_edge.lab.link import LinkSettings
 
 WORKERS: Final = 3
 CONTEXT: Final = 512
@@ -42,8 +43,9 @@ class Case:
     loss: float = 0.0
 
     def session(self, model: Path, wire: Wire) -> SessionOptions:
-        impairment = ImpairmentOptions(loss=self.loss, seed=7) if self.loss else None
-        rounds = RoundsOptions(wire=wire, transport=self.transport, impairment=impairment)
+        settings = LinkSettings(loss=self.loss)
+        wrap = (lambda link: ImpairedLink(link, settings, 7)) if self.loss else None
+        rounds = RoundsOptions(wire=wire, transport=self.transport, wrap_link=wrap)
         return SessionOptions(model, 1, CONTEXT, self.workers, None, rounds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,13 +11,14 @@ from typing import Annotated, Final
 from typer import Option
 
 from halo_edge.cluster.control import DEFAULT_CLUSTER, ControlOptions
-from halo_edge.cluster.impairment import ImpairmentOptions
+from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.session import SessionOptions
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.errors import HaloError
+from halo_edge.lab.impairment import ImpairedLink, parse_impairment
 
 DEFAULT_WORKERS: Final = 3
 _MODEL: Final = "Model"
@@ -136,8 +138,9 @@ class ComputeOptions:
         Option(
             "--impair",
             rich_help_panel=_CLUSTER,
-            metavar="loss=P,delay_ms=D,jitter_ms=J,seed=S",
-            help="Make the root drop and delay datagrams, in both directions.",
+            metavar="loss=P,delay_ms=D,...",
+            help="Make the root's link bad, each way: loss, delay_ms, jitter_ms, rate_mbit, "
+            "burst=GOOD_MS/BAD_MS, reorder, duplicate, corrupt, seed.",
         ),
     ] = None
     stall_timeout: Annotated[
@@ -156,7 +159,7 @@ class ComputeOptions:
             wire=self.wire,
             transport=self.transport,
             split=_shares(self.split),
-            impairment=ImpairmentOptions.parse(self.impair) if self.impair else None,
+            wrap_link=_impairment(self.impair, self.transport),
             stall_timeout_s=self.stall_timeout,
         )
         cores = os.cpu_count() or 1
@@ -228,6 +231,17 @@ def control_options(
         multicast=not connect,
         config_file=config_file,
     )
+
+
+def _impairment(text: str | None, transport: Transport) -> Callable[[RootLink], RootLink] | None:
+    if text is None:
+        return None
+    if transport is Transport.TCP:
+        raise HaloError(
+            "--impair drops datagrams, and TCP has none; use --transport udp, or `halo lab`"
+        )
+    settings, seed = parse_impairment(text)
+    return lambda link: ImpairedLink(link, settings, seed)
 
 
 def _shares(text: str | None) -> list[float] | None:

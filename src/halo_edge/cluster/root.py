@@ -16,7 +16,6 @@ import zenoh
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import local_address_towards, shared_bits
 from halo_edge.cluster.discovery import check_usable
-from halo_edge.cluster.impairment import ImpairedLink, ImpairmentOptions
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
@@ -54,12 +53,13 @@ DEFAULT_STALL_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True)
 class RoundsOptions:
-    """How the rounds are carried. `split`: relative shares, the root's first; None: equal."""
+    """How the rounds are carried. `split`: relative shares, the root's first; None: equal.
+    `wrap_link`: puts something between the rounds and the network, such as `--impair`."""
 
     wire: Wire = Wire.MIXED
     transport: Transport = Transport.UDP
     split: Sequence[float] | None = None
-    impairment: ImpairmentOptions | None = None
+    wrap_link: Callable[[RootLink], RootLink] | None = None
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
 
 
@@ -82,8 +82,6 @@ class Cluster:
         """
         for worker in workers:
             check_usable(worker)
-        if options.impairment is not None and options.transport is Transport.TCP:
-            raise HaloError("--impair drops datagrams, and TCP has none; use --transport udp")
         self._session = session
         self._cluster = cluster
         self._options = options
@@ -135,8 +133,8 @@ class Cluster:
             link = udp.UdpRootLink(sock, addresses)
         else:
             link = tcp.TcpRootLink(addresses)
-        if options.impairment is not None:
-            link = ImpairedLink(link, options.impairment)
+        if options.wrap_link is not None:
+            link = options.wrap_link(link)
         self._link = link
         rounds = RootRounds(
             key,

@@ -70,7 +70,7 @@ def open_session(
             stack.callback(control.close)
             found = find_workers(control, name, expected=options.workers, timeout_s=DISCOVERY_S)
         else:
-            if options.rounds.impairment is not None or options.rounds.split is not None:
+            if options.rounds.wrap_link is not None or options.rounds.split is not None:
                 raise HaloError("--impair and --split need workers; give --workers 1 or more")
             yield Session(model, model.local_ffn())
             return
