@@ -1,0 +1,167 @@
+"""A device's CPU quota and memory limit: control groups, version 1 or 2, whichever is there.
+
+A group also knows its processes, so that nothing of a lab outlives it. Nothing here knows of labs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from halo_edge.errors import HaloError
+
+# The share of a core is used up and waited for within this time: short against a token, and what
+# a slow device computes in between looks even. The kernel takes no quota below a millisecond.
+PERIOD_S: Final = 0.005
+MIN_QUOTA_S: Final = 0.001
+UNLIMITED_V1_BYTES: Final = 1 << 62
+END_TIMEOUT_S: Final = 5.0
+
+
+def cpu_quota(speed: float) -> tuple[float, float]:
+    """For `speed` cores: the seconds of CPU time in each period, and the period, in seconds."""
+    period_s = max(PERIOD_S, MIN_QUOTA_S / speed)
+    return speed * period_s, period_s
+
+
+@dataclass(frozen=True)
+class Hierarchies:
+    """Where groups are made. The same directory twice in version 2."""
+
+    cpu: Path
+    memory: Path
+    unified: bool
+
+    @classmethod
+    def find(cls, mounts: Path = Path("/proc/mounts")) -> Hierarchies:
+        """Raises `HaloError` where there is neither version with CPU and memory controllers."""
+        version_1: dict[str, Path] = {}
+        for line in mounts.read_text().splitlines():
+            _, mount_point, kind, options, *_ = line.split()
+            if kind == "cgroup2":
+                with contextlib.suppress(OSError):
+                    controllers = (Path(mount_point) / "cgroup.controllers").read_text().split()
+                    if {"cpu", "memory"} <= set(controllers):
+                        return cls(Path(mount_point), Path(mount_point), True)
+            elif kind == "cgroup":
+                for controller in options.split(","):
+                    version_1.setdefault(controller, Path(mount_point))
+        try:
+            return cls(version_1["cpu"], version_1["memory"], False)
+        except KeyError as missing:
+            raise HaloError(
+                f"this kernel offers no {missing} cgroup controller; the lab needs cpu and memory"
+            ) from None
+
+
+class Cgroup:
+    """A group of processes at `path` (e.g. `halo-lab/NAME/DEVICE`), made if it is not there."""
+
+    def __init__(self, hierarchies: Hierarchies, path: str) -> None:
+        """Raises `HaloError` where groups may not be made."""
+        self._hierarchies = hierarchies
+        self._cpu, self._memory = hierarchies.cpu / path, hierarchies.memory / path
+        try:
+            for directory in (self._cpu, self._memory):
+                directory.mkdir(parents=True, exist_ok=True)
+            if hierarchies.unified:
+                self._pass_controllers_down(Path(path))
+        except OSError as error:
+            raise HaloError(f"cannot make the cgroup {path}: {error.strerror}") from None
+
+    @property
+    def procs_files(self) -> list[str]:
+        """What a process writes "0" into, to belong to the group."""
+        return sorted({str(d / "cgroup.procs") for d in (self._cpu, self._memory)})
+
+    def limit_cpu(self, speed: float | None) -> None:
+        """`speed`: CPU time a second, in cores; None: as much as there is."""
+        if speed is None:
+            self._write(self._cpu, "cpu.max" if self._unified else "cpu.cfs_quota_us", self._no_cpu)
+            return
+        quota_s, period_s = cpu_quota(speed)
+        quota_us, period_us = round(quota_s * 1e6), round(period_s * 1e6)
+        if self._unified:
+            self._write(self._cpu, "cpu.max", f"{quota_us} {period_us}")
+        else:  # no quota while the period changes, or the pair may be refused
+            self._write(self._cpu, "cpu.cfs_quota_us", self._no_cpu)
+            self._write(self._cpu, "cpu.cfs_period_us", str(period_us))
+            self._write(self._cpu, "cpu.cfs_quota_us", str(quota_us))
+
+    def limit_memory(self, nbytes: int | None) -> None:
+        """None: as much as there is."""
+        if self._unified:
+            self._write(self._memory, "memory.max", "max" if nbytes is None else str(nbytes))
+        else:
+            limit = UNLIMITED_V1_BYTES if nbytes is None else nbytes
+            self._write(self._memory, "memory.limit_in_bytes", str(limit))
+
+    def pids(self) -> set[int]:
+        found: set[int] = set()
+        for directory in (self._cpu, self._memory):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (directory / "cgroup.procs").read_text().split()))
+        return found
+
+    def remove(self) -> None:
+        """End what is still in it, and take it away. Raises `HaloError` if that takes too long."""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while True:
+            for pid in self.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if all(_removed(directory) for directory in (self._cpu, self._memory)):
+                return
+            if time.monotonic() > deadline:
+                raise HaloError(f"the processes {self.pids()} in cgroup {self._cpu} do not end")
+            time.sleep(0.01)
+
+    @property
+    def _unified(self) -> bool:
+        return self._hierarchies.unified
+
+    @property
+    def _no_cpu(self) -> str:
+        return "max" if self._unified else "-1"
+
+    def _pass_controllers_down(self, path: Path) -> None:
+        parent = self._hierarchies.cpu
+        for part in path.parts:
+            (parent / "cgroup.subtree_control").write_text("+cpu +memory")
+            parent /= part
+
+    def _write(self, directory: Path, name: str, value: str) -> None:
+        try:
+            (directory / name).write_text(value)
+        except OSError as error:
+            raise HaloError(f"cannot set {directory / name} to {value}: {error.strerror}") from None
+
+
+def remove_tree(hierarchies: Hierarchies, path: str) -> None:
+    """Take away the group at `path` and those directly below it, with their processes."""
+    below = {
+        d.name for root in (hierarchies.cpu, hierarchies.memory) for d in _children(root / path)
+    }
+    for name in sorted(below):
+        Cgroup(hierarchies, f"{path}/{name}").remove()
+    if any((root / path).exists() for root in (hierarchies.cpu, hierarchies.memory)):
+        Cgroup(hierarchies, path).remove()
+
+
+def _children(directory: Path) -> list[Path]:
+    return [d for d in directory.iterdir() if d.is_dir()] if directory.exists() else []
+
+
+def _removed(directory: Path) -> bool:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:  # a process of it is not quite gone yet
+        return False
+    return True
