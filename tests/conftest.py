@@ -205,7 +205,7 @@ class OpenModel:
         weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
         acts = self.forward.activations
         graphs = FfnGraphs(self.runtime, weights, VectorRows.f32(acts.x), VectorRows.f32(acts.ffn))
-        self.gather = LocalFfn(graphs)
+        self.gather = LocalFfn(graphs, self.forward.tracer)
 
     def step(self, *batch: tuple[int, Sequence[int], int]) -> NDArray[np.float32]:
         """f32[len(batch), vocab] after the last token of each (sequence, tokens, start)."""

@@ -12,8 +12,10 @@ from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
+    ClockReply,
     LayerShard,
     ShardPiece,
+    TraceReply,
     Transport,
     WorkerInfo,
     decode,
@@ -62,6 +64,7 @@ def test_round_trip() -> None:
         ("shards", [None] * 1025),
         ("shards", [{"neurons": 1}]),
         ("root_address", "x" * 3000),
+        ("trace", "yes"),
     ],
 )
 def test_values_out_of_bounds(field: str, value: object) -> None:
@@ -77,14 +80,16 @@ def test_values_out_of_bounds(field: str, value: object) -> None:
             st.none() | st.integers() | st.text(max_size=5),
             lambda inner: (
                 st.lists(inner, max_size=3)
-                | st.dictionaries(st.sampled_from(["worker", "port", "error", "start"]), inner)
+                | st.dictionaries(
+                    st.sampled_from(["worker", "port", "error", "start", "spans", "now_ns"]), inner
+                )
             ),
             max_leaves=8,
         ).map(lambda value: json.dumps(value).encode()),
     )
 )
 def test_anything_else(data: bytes) -> None:
-    for kind in (WorkerInfo, Assignment, AssignmentReply, ShardPiece):
+    for kind in (WorkerInfo, Assignment, AssignmentReply, ShardPiece, TraceReply, ClockReply):
         try:
             assert isinstance(decode(data, kind, "somebody"), kind)
         except HaloError as error:

@@ -5,29 +5,66 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from halo_edge.cli.console import byte_progress, notes
 from halo_edge.cli.options import ComputeOptions
 from halo_edge.cluster.session import Session, open_session
+from halo_edge.cluster.trace_fetch import Timeline
+from halo_edge.cluster.trace_file import write_trace
+from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL, resolve_model
 
 
 @contextmanager
 def compute_session(options: ComputeOptions, context: int | None) -> Iterator[Session]:
-    """Raises `HaloError` for anything that keeps the model or the workers from being used."""
-    session_options = options.session(model_path(options.model), context)
+    """Raises `HaloError` for anything that keeps the model or the workers from being used.
+
+    What was to be traced is written when the body has ended without an exception.
+    """
     with ExitStack() as stack:
+        trace = stack.enter_context(_opened(options.trace)) if options.trace else None
+        session_options = options.session(model_path(options.model), context)
         with byte_progress("sending shards") as progress:
             session = stack.enter_context(open_session(session_options, _summed(progress)))
         if options.impair:
             notes.print(f"impaired on purpose: {options.impair}", style="yellow")
         yield session
+        if trace is not None:
+            _write(session.timeline(), trace)
 
 
 def model_path(model: str | None) -> Path:
     """The file of a model named on the command line, fetched if it is known and not here."""
     with byte_progress(f"fetching {model or DEMO_MODEL}") as progress:
         return resolve_model(model or DEMO_MODEL, progress=progress)
+
+
+def _opened(path: Path) -> TextIO:
+    """A file for the trace, as it would be a pity to learn at the end that there can be none."""
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise HaloError(f"--trace: {path} cannot be written ({error.strerror})") from None
+
+
+def _write(timeline: Timeline, file: TextIO) -> None:
+    try:
+        with file:  # closing writes, and may fail
+            write_trace(timeline, file)
+    except OSError as error:
+        raise HaloError(f"--trace: {file.name} cannot be written ({error.strerror})") from None
+    line = f"trace: {file.name}, for https://ui.perfetto.dev"
+    notes.print(line, style="dim", markup=False, soft_wrap=True)
+    for device in timeline.devices:
+        if device.dropped:
+            notes.print(
+                f"trace: {device.name} was cut off after {len(device.spans)} spans, "
+                f"{device.dropped} are missing",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _summed(progress: Callable[[int, int | None], None]) -> Callable[[int], None]:

@@ -49,10 +49,11 @@ def run(
         generator = _generator(session)
         generation = generator.start(tokens, params)
         fields = _stream(session, generator, generation, quiet=json)
+        if not json:
+            print(flush=True)
     if json:
         print_json(fields)
     else:
-        print(flush=True)
         notes.print(summary(fields), style="dim", soft_wrap=True)
 
 

@@ -17,6 +17,7 @@ from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.session import SessionOptions
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.sampling import SamplingParams
+from halo_edge.engine.trace import Recorder, Tracer
 from halo_edge.errors import HaloError
 from halo_edge.lab.impairment import ImpairedLink, parse_impairment
 
@@ -52,6 +53,7 @@ Threads = Annotated[
         "--threads",
         "-t",
         min=1,
+        envvar="HALO_THREADS",
         rich_help_panel=_MODEL,
         help="Compute threads of each process. Default: this machine's cores, shared out evenly.",
     ),
@@ -60,6 +62,7 @@ ClusterName = Annotated[
     str | None,
     Option(
         "--cluster",
+        envvar="HALO_CLUSTER",
         rich_help_panel=_CLUSTER,
         help="Use the workers of this cluster, found on the local network by multicast.",
     ),
@@ -68,6 +71,7 @@ Connect = Annotated[
     list[str] | None,
     Option(
         "--connect",
+        envvar="HALO_CONNECT",
         rich_help_panel=_CLUSTER,
         metavar="ENDPOINT",
         help="Reach the others through this endpoint, e.g. tcp/192.168.1.5:7447. Repeatable; "
@@ -99,6 +103,7 @@ class ComputeOptions:
             "-w",
             min=0,
             max=255,
+            envvar="HALO_WORKERS",
             rich_help_panel=_CLUSTER,
             help="Workers to start on this machine (default 3; 0: compute everything in one "
             "process). With --cluster or --connect: workers to wait for (default: all found).",
@@ -152,6 +157,16 @@ class ComputeOptions:
             help="Seconds of silence after which a worker counts as gone.",
         ),
     ] = DEFAULT_STALL_TIMEOUT_S
+    trace: Annotated[
+        Path | None,
+        Option(
+            "--trace",
+            rich_help_panel=_CLUSTER,
+            metavar="FILE",
+            help="Write where the time went on root and workers, to be opened at "
+            "https://ui.perfetto.dev.",
+        ),
+    ] = None
 
     def session(self, model: Path, context: int | None) -> SessionOptions:
         """What they mean for the model in the file `model`. Raises `HaloError`."""
@@ -162,14 +177,15 @@ class ComputeOptions:
             wrap_link=_impairment(self.impair, self.transport),
             stall_timeout_s=self.stall_timeout,
         )
+        tracer = Recorder() if self.trace is not None else Tracer()
         cores = os.cpu_count() or 1
         if self.cluster or self.connect or self.control_config:
             control = control_options(self.cluster, self.connect, self.control_config)
             threads = self.threads or cores
-            return SessionOptions(model, threads, context, self.workers, control, rounds)
+            return SessionOptions(model, threads, context, self.workers, control, rounds, tracer)
         workers = DEFAULT_WORKERS if self.workers is None else self.workers
         threads = self.threads or max(1, cores // (workers + 1))
-        return SessionOptions(model, threads, context, workers, None, rounds)
+        return SessionOptions(model, threads, context, workers, None, rounds, tracer)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The control plane: Zenoh sessions, the keys under which things are found, and questions.
 
-Keys: `halo/CLUSTER/worker/ID` (liveliness; `/info` and `/assign` answer questions) and
-`halo/CLUSTER/root/SESSION` (liveliness; `/shard/SHA256` answers with a shard's bytes).
+Keys: `halo/CLUSTER/worker/ID` (liveliness; `/info`, `/assign`, `/clock` and `/trace` answer
+questions) and `halo/CLUSTER/root/SESSION` (liveliness; `/shard/SHA256` answers with a shard's
+bytes).
 """
 
 from __future__ import annotations

@@ -29,12 +29,14 @@ from halo_edge.cluster.messages import (
 )
 from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.shard_server import ShardServer
+from halo_edge.cluster.trace_fetch import DeviceTrace, fetch_trace
 from halo_edge.compute.activations import Activations
 from halo_edge.compute.ffn import FfnGraphs
 from halo_edge.compute.partials import PartialSum
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import Wire, WireCodec
+from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
 from halo_edge.groups.partition import Partition
 from halo_edge.model.gguf_file import GgufFile
@@ -102,9 +104,10 @@ class Cluster:
         self._x_codec = WireCodec(options.wire.x, params.hidden)
         self._partial_codec = WireCodec(options.wire.partial, params.hidden)
 
-    def gather(self, runtime: Runtime, activations: Activations) -> RoundsFfn:
+    def gather(self, runtime: Runtime, activations: Activations, tracer: Tracer) -> RoundsFfn:
         """Hand the workers their shards and open the link: the FFN for an engine.
 
+        The workers record where their time goes if `tracer` does.
         Raises `HaloError` as the constructor does.
         """
         options, addresses = self._options, self._addresses()
@@ -127,7 +130,7 @@ class Cluster:
             window=window,
         )
         key = os.urandom(32)
-        self.replies = self._assign(key, layout, addresses, root_port)
+        self.replies = self._assign(key, layout, addresses, root_port, tracer.recording)
         link: RootLink
         if options.transport is Transport.UDP:
             link = udp.UdpRootLink(sock, addresses)
@@ -158,7 +161,15 @@ class Cluster:
             PartialSum(runtime, partials, ffn),
             names,
             lambda: self._lost_worker,
+            tracer,
         )
+
+    def traces(self) -> list[DeviceTrace]:
+        """What the workers recorded. Raises `HaloError` for one that does not answer."""
+        return [
+            fetch_trace(self._session, self._cluster, worker.worker, self.name)
+            for worker in self.workers.values()
+        ]
 
     def close(self) -> None:
         """Let the workers go: they wait for another root."""
@@ -185,6 +196,7 @@ class Cluster:
         layout: RoundLayout,
         addresses: dict[DeviceId, tuple[str, int]],
         root_port: int,
+        trace: bool,
     ) -> list[AssignmentReply]:
         """Ask all workers at once, then wait for each: they load at the same time."""
         pending = []
@@ -205,6 +217,7 @@ class Cluster:
                 max_payload=layout.max_payload,
                 window=layout.window,
                 shards=self._shards_of(device),
+                trace=trace,
             )
             question = control.worker_key(self._cluster, worker.worker) + "/assign"
             replies = self._session.get(

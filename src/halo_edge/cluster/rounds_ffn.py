@@ -16,6 +16,7 @@ from halo_edge.compute.ffn import FfnGraphs
 from halo_edge.compute.partials import PartialSum
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.wire import RowEncoder
+from halo_edge.engine.trace import Activity, Tracer
 from halo_edge.errors import HaloError
 from halo_edge.sync.errors import DeviceStalled
 from halo_edge.sync.ids import DeviceId, RoundId
@@ -24,13 +25,20 @@ from halo_edge.sync.root import RootRounds
 # How often a waiting root looks whether a worker has left.
 MEMBERSHIP_WAIT_S: Final = 0.05
 
+_ENCODE_X: Final = Activity.ENCODE_X
+_SEND_X: Final = Activity.SEND_X
+_OWN_FFN: Final = Activity.OWN_FFN
+_RECEIVE_PARTIALS: Final = Activity.RECEIVE_PARTIALS
+_WAIT: Final = Activity.WAIT
+_ADD_PARTIALS: Final = Activity.ADD_PARTIALS
+
 
 class RoundsFfn:
     """A `Gather` (engine room) over a cluster.
 
     `x` encodes the step's x; `own` computes the root's shard into `ffn`, and `partials` adds what
     the workers sent. `workers` names the devices for messages; `lost` gives a worker that has left
-    the cluster, or None.
+    the cluster, or None. `tracer` is told where the rounds' time goes.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class RoundsFfn:
         partials: PartialSum,
         workers: Mapping[DeviceId, str],
         lost: Callable[[], str | None],
+        tracer: Tracer,
     ) -> None:
         self._rounds = rounds
         self._link = link
@@ -50,22 +59,33 @@ class RoundsFfn:
         self._ffn = ffn
         self._workers = workers
         self._lost = lost
+        self._tracer = tracer
         self._step = -1
         self._x = x
         self._partials = partials
 
     def ffn(self, layer: int, tokens: int) -> None:
         """See `Gather.ffn`. Raises `HaloError` when a worker stalls or has left."""
+        tracer, counted = self._tracer, self._rounds.statistics
         if layer == 0:
             self._step += 1
+        tracer.begin_round()
         x = self._x.encode(tokens)
+        tracer.lap(_ENCODE_X)
         now = time.monotonic()
         self._rounds.begin(RoundId(self._step, layer), tokens, x, now)
         self._send(now)
+        tracer.lap(_SEND_X)
         if not self._own.run(layer, tokens):
             self._ffn.clear(tokens)
+        tracer.lap(_OWN_FFN)
         self._collect()
+        tracer.lap(_RECEIVE_PARTIALS)
         self._partials.add(tokens)
+        tracer.lap(_ADD_PARTIALS)
+        tracer.end_round(
+            counted.wants_sent, counted.retransmissions, counted.bytes_sent + counted.bytes_received
+        )
 
     def _send(self, now: float) -> None:
         for destinations, datagram in self._rounds.datagrams(now):
@@ -73,7 +93,7 @@ class RoundsFfn:
 
     def _collect(self) -> None:
         """Receive until the round is complete, sending what the rounds want sent."""
-        rounds, link = self._rounds, self._link
+        rounds, link, tracer = self._rounds, self._link, self._tracer
         try:
             while True:
                 now = time.monotonic()
@@ -92,7 +112,9 @@ class RoundsFfn:
                 if deadline is not None:
                     wait_s = min(wait_s, deadline - time.monotonic())
                 if wait_s > 0:
+                    tracer.lap(_RECEIVE_PARTIALS)
                     link.wait(wait_s)
+                    tracer.lap(_WAIT)
         except DeviceStalled as stalled:
             raise HaloError(
                 f"worker {self._workers[stalled.device]} has not answered for "

@@ -12,18 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from halo_edge.cluster.control import ControlOptions, open_control
-from halo_edge.cluster.discovery import DISCOVERY_S, find_workers
+from halo_edge.cluster.discovery import DISCOVERY_S, EXPECTED_S, find_workers
 from halo_edge.cluster.local import CLUSTER, START_TIMEOUT_S, LocalWorkers
 from halo_edge.cluster.root import Cluster, RoundsOptions
+from halo_edge.cluster.trace_fetch import Timeline, root_trace
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.load import LoadedModel, load
+from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
 
 
 @dataclass(frozen=True)
 class SessionOptions:
     """`workers`: with `control`, how many to wait for (None: all found); without, how many to start
-    on this machine (0: none). `threads`: of every process on this machine."""
+    on this machine (0: none). `threads`: of every process on this machine. `tracer`: a `Recorder`,
+    also has the workers record."""
 
     model: Path
     threads: int = 1
@@ -31,6 +34,7 @@ class SessionOptions:
     workers: int | None = 0
     control: ControlOptions | None = None
     rounds: RoundsOptions = field(default_factory=RoundsOptions)
+    tracer: Tracer = field(default_factory=Tracer)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,14 @@ class Session:
     gather: Gather
     cluster: Cluster | None = None
     local_pids: tuple[int, ...] = ()
+
+    def timeline(self) -> Timeline:
+        """Where the time went on each device, if the session was opened with a `Recorder`.
+
+        Raises `HaloError` for a worker that does not answer.
+        """
+        workers = self.cluster.traces() if self.cluster is not None else []
+        return Timeline((root_trace(self.model.forward.tracer), *workers))
 
 
 @contextmanager
@@ -55,7 +67,12 @@ def open_session(
         local = None
         if options.control is None and options.workers:  # first: they start while we load
             local = stack.enter_context(LocalWorkers(options.workers, options.threads))
-        model = load(options.model, threads=options.threads, context=options.context)
+        model = load(
+            options.model,
+            threads=options.threads,
+            context=options.context,
+            tracer=options.tracer,
+        )
         if local is not None:
             control, name = local.session, CLUSTER
             found = find_workers(
@@ -68,7 +85,8 @@ def open_session(
         elif options.control is not None:
             control, name = open_control(options.control), options.control.cluster
             stack.callback(control.close)
-            found = find_workers(control, name, expected=options.workers, timeout_s=DISCOVERY_S)
+            timeout_s = DISCOVERY_S if options.workers is None else EXPECTED_S
+            found = find_workers(control, name, expected=options.workers, timeout_s=timeout_s)
         else:
             if options.rounds.wrap_link is not None or options.rounds.split is not None:
                 raise HaloError("--impair and --split need workers; give --workers 1 or more")
@@ -77,5 +95,5 @@ def open_session(
         cluster = stack.enter_context(
             Cluster(control, name, found, model.gguf, model.params, options.rounds, progress)
         )
-        gather = cluster.gather(model.runtime, model.forward.activations)
+        gather = cluster.gather(model.runtime, model.forward.activations, options.tracer)
         yield Session(model, gather, cluster, local.pids if local is not None else ())

@@ -24,8 +24,10 @@ from halo_edge.cluster.code_pages import drop_code_pages
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
+    WORKER_SPANS,
     Assignment,
     AssignmentReply,
+    TraceReply,
     Transport,
     WorkerInfo,
 )
@@ -34,6 +36,7 @@ from halo_edge.cluster.worker_control import Assigned, RootGone, WorkerControl
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import WireCodec
+from halo_edge.engine.trace import Activity, Recorder, Tracer
 from halo_edge.errors import HaloError
 from halo_edge.groups.shard import ShardSpec
 from halo_edge.sync.ids import DeviceId
@@ -43,6 +46,10 @@ from halo_edge.sync.worker import ReadyRound, WorkerRounds
 
 # Assigned, but the root does not begin: look after the control plane now and then.
 IDLE_WAIT_S: Final = 1.0
+
+_RECEIVE_X: Final = Activity.RECEIVE_X
+_FFN: Final = Activity.FFN
+_SEND_PARTIAL: Final = Activity.SEND_PARTIAL
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,9 @@ class Worker:
         self._session: Session | None = None
         try:
             opened = control.open_control(options.control)
-            self._control = WorkerControl(opened, options.control.cluster, self.describe)
+            self._control = WorkerControl(
+                opened, options.control.cluster, self.describe, self.trace
+            )
         except HaloError:
             self._udp.close()
             self._tcp.close()
@@ -99,6 +108,11 @@ class Worker:
             memory_bytes=pages * page_bytes,
             busy=self._session is not None,
         )
+
+    def trace(self) -> TraceReply:
+        """What the session recorded so far, if it is to. Any thread may ask."""
+        session = self._session
+        return session.trace() if session is not None else TraceReply()
 
     def run(self) -> None:
         """Serve one root after another, until KeyboardInterrupt or SystemExit."""
@@ -203,6 +217,8 @@ class Session:
             window=assignment.window,
         )
         self.id = assignment.session
+        self._tracer = Recorder(WORKER_SPANS) if assignment.trace else Tracer()
+        self._begun_ns = 0
         self._link = link
         self._rounds = WorkerRounds(
             assignment.key,
@@ -220,6 +236,7 @@ class Session:
     def serve(self, wake_fd: int) -> None:
         """Answer rounds until `wake_fd` becomes readable."""
         rounds, link = self._rounds, self._link
+        tracer, counted = self._tracer, self._rounds.statistics
         poll = select.poll()
         poll.register(link.fileno(), select.POLLIN)
         poll.register(wake_fd, select.POLLIN)
@@ -230,13 +247,33 @@ class Session:
             # Milliseconds, rounded up: poll is the cheapest call that waits.
             if any(fd == wake_fd for fd, _ in poll.poll(math.ceil(wait_s * 1e3))):
                 return
+            woken_ns, begun = tracer.now(), counted.rounds
             request, now = self._receive()
+            if counted.rounds != begun:  # the first of a round's x
+                self._begun_ns = woken_ns
             if request is not None:
+                tracer.step, tracer.layer, _ = request.id
+                tracer.tokens = request.tokens
+                tracer.start(self._begun_ns)
+                tracer.begin_round()
+                tracer.lap(_RECEIVE_X)
                 answer = self._compute(request.id.layer, request.tokens)
+                tracer.lap(_FFN)
                 now = self._drain()  # before the answer: see WorkerRounds.answer
                 rounds.answer(request.id, answer, now)
             for datagram in rounds.datagrams(now):
                 link.send(datagram)
+            if request is not None:
+                tracer.lap(_SEND_PARTIAL)
+                tracer.end_round(
+                    counted.wants_sent,
+                    counted.retransmissions,
+                    counted.bytes_sent + counted.bytes_received,
+                )
+
+    def trace(self) -> TraceReply:
+        """What was recorded. Any thread may ask."""
+        return TraceReply(self.id, self._tracer.data(), self._tracer.dropped)
 
     def close(self) -> None:
         self._link.close()

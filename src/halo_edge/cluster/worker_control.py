@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +21,9 @@ from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
+    ClockReply,
     ShardPiece,
+    TraceReply,
     WorkerInfo,
     decode,
     encode,
@@ -52,11 +55,17 @@ class WorkerControl:
     """Announces the worker until `close`. `wake_fd` becomes readable when `next_event` has one."""
 
     def __init__(
-        self, session: zenoh.Session, cluster: str, describe: Callable[[], WorkerInfo]
+        self,
+        session: zenoh.Session,
+        cluster: str,
+        describe: Callable[[], WorkerInfo],
+        trace: Callable[[], TraceReply],
     ) -> None:
+        """`describe` and `trace` are called from Zenoh's threads."""
         self._session = session
         self._cluster = cluster
         self._describe = describe
+        self._trace = trace
         self._events: queue.SimpleQueue[Assigned | RootGone] = queue.SimpleQueue()
         self.wake_fd, self._wake = os.pipe()
         os.set_blocking(self.wake_fd, False)
@@ -66,6 +75,8 @@ class WorkerControl:
         self._declared = (
             session.declare_queryable(f"{key}/info", self._on_info),
             session.declare_queryable(f"{key}/assign", self._on_assign),
+            session.declare_queryable(f"{key}/clock", self._on_clock),
+            session.declare_queryable(f"{key}/trace", self._on_trace),
             session.liveliness().declare_token(key),
         )
 
@@ -114,6 +125,15 @@ class WorkerControl:
     def _on_info(self, query: zenoh.Query) -> None:
         with query:
             query.reply(query.key_expr, encode(self._describe()))
+
+    def _on_clock(self, query: zenoh.Query) -> None:
+        now_ns = time.monotonic_ns()
+        with query:
+            query.reply(query.key_expr, encode(ClockReply(now_ns)))
+
+    def _on_trace(self, query: zenoh.Query) -> None:
+        with query:
+            query.reply(query.key_expr, encode(self._trace()))
 
     def _on_assign(self, query: zenoh.Query) -> None:
         def reply(answer: AssignmentReply) -> None:

@@ -15,11 +15,14 @@ from halo_edge.engine.gather import Gather
 from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.engine.sampling import Sampled, SamplingParams
 from halo_edge.engine.sequence import Sequence
+from halo_edge.engine.trace import Activity
 from halo_edge.errors import HaloError
 
 # Long enough for matrix-matrix kernels, short enough that a step's activations stay small (128 rows
 # of 2048 values are 1 MB) and a worker answers within a second.
 PREFILL_CHUNK: Final = 128
+
+_SAMPLING: Final = Activity.SAMPLING
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Engine:
                 new.append(NewToken(sequence, sampled))
                 if sequence.finish is not None:
                     self.end(sequence)
+        if new:
+            self._forward.tracer.lap(_SAMPLING)
         return new
 
     def _next_batch(self) -> list[tuple[Sequence, Rows]]:

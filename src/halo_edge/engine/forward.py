@@ -20,12 +20,18 @@ from halo_edge.compute.kv_cache import KvCache
 from halo_edge.compute.runtime import Arena, Graph, Runtime, aligned
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.kv_cells import KvCells, SequenceId
+from halo_edge.engine.trace import NO_LAYER, Activity, Tracer
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 
 # Graph sets (all layers, for one number of tokens and one KV bucket) kept at a time. Decode moves
 # through at most seven buckets and prefill leaves one remainder a prompt, so a few suffice.
 MAX_GRAPH_SETS: Final = 12
+
+_PREPARE: Final = Activity.PREPARE
+_EMBED: Final = Activity.EMBED
+_ATTENTION: Final = Activity.ATTENTION
+_HEAD: Final = Activity.HEAD
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Rows:
 
 class Forward:
     """A model ready to compute steps of up to `max_tokens` tokens over a KV cache of `cells`
-    cells.
+    cells. `tracer` is told where their time goes, also by who computes the FFN.
     """
 
     def __init__(
@@ -55,7 +61,9 @@ class Forward:
         *,
         cells: int,
         max_tokens: int,
+        tracer: Tracer | None = None,
     ) -> None:
+        self.tracer = tracer or Tracer()
         self.params = params
         self.max_tokens = max_tokens
         self.activations = Activations(max_tokens, params.hidden)
@@ -89,16 +97,25 @@ class Forward:
             raise
 
     def _compute(self, batch: SequenceOf[Rows], tokens: int, gather: Gather) -> NDArray[np.float32]:
+        tracer = self.tracer
+        tracer.start(tracer.now())
         kv, outputs = self._prepare(batch, tokens)
+        tracer.begin_step(tokens)  # not before: there is no step, and no round, in a full cache
         layers = self._layer_graphs(tokens, kv)
         embed, head = self._end_graphs(tokens, outputs)
+        tracer.lap(_PREPARE)
         embed()
+        tracer.lap(_EMBED)
         for layer, attention in enumerate(layers):
+            tracer.layer = layer
             attention()
+            tracer.lap(_ATTENTION)
             gather.ffn(layer, tokens)
-        if not outputs:
-            return self._logits[:0]
-        head()
+        tracer.layer = NO_LAYER
+        if outputs:
+            head()
+            tracer.lap(_HEAD)
+        tracer.end_step()
         return self._logits[:outputs]
 
     def _prepare(self, batch: SequenceOf[Rows], tokens: int) -> tuple[int, int]:

@@ -6,9 +6,12 @@ the rounds of a cluster.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from halo_edge.compute.ffn import FfnGraphs
+from halo_edge.engine.trace import Activity, Tracer
+
+_OWN_FFN: Final = Activity.OWN_FFN
 
 
 class Gather(Protocol):
@@ -24,8 +27,10 @@ class Gather(Protocol):
 class LocalFfn:
     """The whole FFN in this process."""
 
-    def __init__(self, graphs: FfnGraphs) -> None:
+    def __init__(self, graphs: FfnGraphs, tracer: Tracer) -> None:
         self._graphs = graphs
+        self._tracer = tracer
 
     def ffn(self, layer: int, tokens: int) -> None:
         self._graphs.run(layer, tokens)
+        self._tracer.lap(_OWN_FFN)

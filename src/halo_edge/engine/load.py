@@ -12,6 +12,7 @@ from halo_edge.compute.runtime import Runtime
 from halo_edge.engine.engine import PREFILL_CHUNK
 from halo_edge.engine.forward import Forward
 from halo_edge.engine.gather import LocalFfn
+from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
 from halo_edge.model.chat_template import ChatTemplate
 from halo_edge.model.gguf_file import GgufFile
@@ -38,11 +39,14 @@ class LoadedModel:
         """The whole FFN in this process."""
         acts = self.forward.activations
         weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
-        return LocalFfn(FfnGraphs(self.runtime, weights, Rows.f32(acts.x), Rows.f32(acts.ffn)))
+        graphs = FfnGraphs(self.runtime, weights, Rows.f32(acts.x), Rows.f32(acts.ffn))
+        return LocalFfn(graphs, self.forward.tracer)
 
 
-def load(path: Path, *, threads: int, context: int | None = None) -> LoadedModel:
-    """Open the model at `path` for one sequence of up to `context` tokens.
+def load(
+    path: Path, *, threads: int, context: int | None = None, tracer: Tracer | None = None
+) -> LoadedModel:
+    """Open the model at `path` for one sequence of up to `context` tokens. `tracer`: see `Forward`.
 
     Raises `HaloError` for a file that is not a supported model, or a context it was not trained
     for.
@@ -63,5 +67,5 @@ def load(path: Path, *, threads: int, context: int | None = None) -> LoadedModel
         )
     template = ChatTemplate.from_gguf(gguf.metadata, tokenizer)
     runtime = Runtime(threads)
-    forward = Forward(gguf, params, runtime, cells=context, max_tokens=PREFILL_CHUNK)
+    forward = Forward(gguf, params, runtime, cells=context, max_tokens=PREFILL_CHUNK, tracer=tracer)
     return LoadedModel(gguf, params, tokenizer, template, runtime, forward, context)
