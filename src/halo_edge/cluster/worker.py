@@ -66,7 +66,6 @@ class Worker:
         self._options = options
         self._cache = cache
         self._tell = tell
-        self._runtime = Runtime(options.threads)
         self._udp = udp.bind(options.address, options.port)
         self.port: int = self._udp.getsockname()[1]
         try:
@@ -95,7 +94,7 @@ class Worker:
             addresses=own_addresses(self._options.address),
             port=self.port,
             cores=os.cpu_count() or 1,
-            threads=self._runtime.threads,
+            threads=self._options.threads,
             memory_bytes=pages * page_bytes,
             busy=self._session is not None,
         )
@@ -144,7 +143,7 @@ class Worker:
             link = udp.UdpWorkerLink(self._udp, root)
         else:
             link = tcp.TcpWorkerLink(self._tcp, assignment.root_address)
-        self._session = Session(assignment, weights, link, self._runtime)
+        self._session = Session(assignment, weights, link, Runtime(self._options.threads))
         self._control.watch_root(assignment.session)
         drop_code_pages()
         reply = AssignmentReply(
