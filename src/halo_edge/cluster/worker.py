@@ -215,6 +215,7 @@ class Session:
         self._partial_rows = partial_codec.rows(self._partial)
         x = x_codec.rows(self._rounds.x_memory)
         self._graphs = FfnGraphs(runtime, weights, x, self._partial_rows)
+        self._graphs.prepare()
 
     def serve(self, wake_fd: int) -> None:
         """Answer rounds until `wake_fd` becomes readable."""

@@ -76,19 +76,26 @@ class FfnGraphs:
         self._out = out
         self._sets: OrderedDict[int, list[Graph | None]] = OrderedDict()
 
+    def prepare(self) -> None:
+        """Make ready for decode, so that the first round need not wait for repacking."""
+        self._graphs(tokens=1)
+
     def run(self, layer: int, tokens: int) -> bool:
         """Compute `out` from `x`; False, with `out` untouched, if there is nothing to compute."""
+        graph = self._graphs(tokens)[layer]
+        if graph is None:
+            return False
+        graph()
+        return True
+
+    def _graphs(self, tokens: int) -> list[Graph | None]:
         graphs = self._sets.get(tokens)
         if graphs is None:
             graphs = self._sets[tokens] = self._build(tokens)
             if len(self._sets) > MAX_GRAPH_SETS:
                 self._sets.popitem(last=False)
         self._sets.move_to_end(tokens)
-        graph = graphs[layer]
-        if graph is None:
-            return False
-        graph()
-        return True
+        return graphs
 
     def _build(self, tokens: int) -> list[Graph | None]:
         arenas: dict[int, Arena] = {}  # by neurons, as an arena serves graphs of one shape
