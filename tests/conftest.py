@@ -195,10 +195,10 @@ def tiny_model(make_model: MakeModel) -> Path:
 class OpenModel:
     """A model on one device, driven step by step."""
 
-    def __init__(self, path: Path, *, cells: int, max_tokens: int, threads: int) -> None:
+    def __init__(self, path: Path, runtime: Runtime, *, cells: int, max_tokens: int) -> None:
         self.gguf = GgufFile.open(path)
         self.params = HyperParameters.from_gguf(self.gguf)
-        self.runtime = Runtime(threads)
+        self.runtime = runtime
         self.forward = Forward(
             self.gguf, self.params, self.runtime, cells=cells, max_tokens=max_tokens
         )
@@ -225,9 +225,17 @@ class OpenModel:
 
 @pytest.fixture(scope="session")
 def open_model() -> Callable[..., OpenModel]:
-    """`open_model(path, cells=256, max_tokens=64, threads=1)`."""
+    """`open_model(path, cells=256, max_tokens=64, threads=1, repack=True)`."""
 
-    def open_(path: Path, *, cells: int = 256, max_tokens: int = 64, threads: int = 1) -> OpenModel:
-        return OpenModel(path, cells=cells, max_tokens=max_tokens, threads=threads)
+    def open_(
+        path: Path,
+        *,
+        cells: int = 256,
+        max_tokens: int = 64,
+        threads: int = 1,
+        repack: bool = True,
+    ) -> OpenModel:
+        runtime = Runtime(threads, repack=repack)
+        return OpenModel(path, runtime, cells=cells, max_tokens=max_tokens)
 
     return open_

@@ -12,8 +12,9 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from halo_edge.compute.activations import Activations, StepInputs
+from halo_edge.compute.context import aligned
 from halo_edge.compute.head import build_embedding, build_head
-from halo_edge.compute.runtime import Runtime, aligned
+from halo_edge.compute.runtime import Runtime
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 

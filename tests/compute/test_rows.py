@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from halo_edge.compute.context import GraphContext
 from halo_edge.compute.rows import Rows
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.wire import WireCodec, WireFormat
 
 WIDTH = 64

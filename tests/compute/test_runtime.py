@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from halo_edge.compute.runtime import ALIGNMENT, Arena, Graph, GraphContext, Runtime, aligned
+from halo_edge.compute.context import ALIGNMENT, GraphContext, aligned
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 
 
 def doubling(
@@ -112,7 +113,8 @@ WAITING = """
 import sys, time
 from halo_edge.model.gguf_file import GgufFile  # which imports ggml, and long before compute is
 import ggml, numpy as np
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
+from halo_edge.compute.context import GraphContext
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 c = GraphContext()
 a, out = np.ones((512, 512), np.float32), np.ones((512, 512), np.float32)
 tensors = [c.external(ggml.GGML_TYPE_F32, (512, 512), a) for _ in range(2)]

@@ -13,7 +13,8 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime, aligned
+from halo_edge.compute.context import GraphContext, aligned
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.weights import Matrix, requantise_columns, vector
 from halo_edge.errors import HaloError
 from halo_edge.model.gguf_file import WEIGHT_TYPES, GgufFile

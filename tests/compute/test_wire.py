@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
+from halo_edge.compute.context import GraphContext
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.wire import Wire, WireCodec, WireFormat
 from halo_edge.errors import HaloError
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from halo_edge.compute.context import ALIGNMENT
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.rows import Rows
-from halo_edge.compute.runtime import ALIGNMENT, Runtime
+from halo_edge.compute.runtime import Runtime
 from halo_edge.groups.partition import Partition
 from halo_edge.groups.shard import ShardSpec, content_hash, cut, pack, spec_of
 from halo_edge.model.gguf_file import GgufFile
@@ -108,12 +109,11 @@ def test_packing_loses_nothing(make_model: Any, x: NDArray[np.float32], quantiza
         assert np.array_equal(compute(unpacked, x), compute(shard, x))
 
 
-def test_what_is_mapped_and_what_is_copied(make_model: Any) -> None:
+def test_shards_are_mapped(make_model: Any) -> None:
     gguf = GgufFile.open(make_model(hidden=256, ffn=FFN, n_layers=2))
     shard, whole = cut(gguf, 0, range(128, 640)), cut(gguf, 0, range(FFN))
-    for matrix in (shard.gate, shard.up, whole.gate, whole.up, whole.down):
+    for matrix in (shard.gate, shard.up, shard.down, whole.gate, whole.up, whole.down):
         assert np.shares_memory(matrix.data, gguf.data)
-    assert shard.down.data.nbytes == 512 * 256 // 32 * 18  # and no more than its part
 
 
 def test_content_hash(make_model: Any) -> None:

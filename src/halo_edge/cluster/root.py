@@ -150,6 +150,7 @@ class Cluster:
         self.statistics = rounds.statistics
         x, ffn = Rows.f32(activations.x), Rows.f32(activations.ffn)
         own = FfnGraphs(runtime, self._shards.own(self.plan.shares[0]), x, ffn)
+        own.prepare()
         names = {device: worker.worker for device, worker in self.workers.items()}
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
         return RoundsFfn(

@@ -73,7 +73,6 @@ class Worker:
         self._options = options
         self._cache = cache
         self._tell = tell
-        self._runtime = Runtime(options.threads)
         self._udp = udp.bind(options.address, options.port)
         self.port: int = self._udp.getsockname()[1]
         try:
@@ -104,7 +103,7 @@ class Worker:
             addresses=own_addresses(self._options.address),
             port=self.port,
             cores=os.cpu_count() or 1,
-            threads=self._runtime.threads,
+            threads=self._options.threads,
             memory_bytes=pages * page_bytes,
             busy=self._session is not None,
         )
@@ -158,7 +157,7 @@ class Worker:
             link = udp.UdpWorkerLink(self._udp, root)
         else:
             link = tcp.TcpWorkerLink(self._tcp, assignment.root_address)
-        self._session = Session(assignment, weights, link, self._runtime)
+        self._session = Session(assignment, weights, link, Runtime(self._options.threads))
         self._control.watch_root(assignment.session)
         drop_code_pages()
         reply = AssignmentReply(
@@ -232,6 +231,7 @@ class Session:
         self._partial_rows = partial_codec.rows(self._partial)
         x = x_codec.rows(self._rounds.x_memory)
         self._graphs = FfnGraphs(runtime, weights, x, self._partial_rows)
+        self._graphs.prepare()
 
     def serve(self, wake_fd: int) -> None:
         """Answer rounds until `wake_fd` becomes readable."""

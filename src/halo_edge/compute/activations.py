@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_edge.compute.runtime import aligned
+from halo_edge.compute.context import aligned
 
 
 class Activations:

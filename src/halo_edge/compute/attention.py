@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import ggml
 
 from halo_edge.compute.activations import Activations, StepInputs
+from halo_edge.compute.context import GraphContext, Tensor
 from halo_edge.compute.kv_cache import KvCache
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime, Tensor
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.weights import Matrix, vector
 from halo_edge.errors import HaloError
 from halo_edge.model.gguf_file import GgufFile
@@ -67,7 +68,7 @@ class AttentionBuilder:
             hidden = c.store(ggml.ggml_add(ctx, hidden, ffn), acts.hidden)
         normed = self._norm(c, hidden, f"blk.{layer}.attn_norm.weight")
         attended = self._attend(c, layer, normed, tokens, kv)
-        out = ggml.ggml_mul_mat(ctx, self._output(layer).tensor(c), attended)
+        out = self.runtime.weights.multiply(c, self._output(layer), attended)
         bias = vector(c, self.gguf, f"blk.{layer}.attn_output.bias")
         if bias is not None and self.heads.start == 0:  # once in the sum over all ranges
             out = ggml.ggml_add(ctx, out, bias)
@@ -126,7 +127,7 @@ class AttentionBuilder:
         prefix = f"blk.{layer}.attn_{which}"
         weight = Matrix.from_gguf(self.gguf, f"{prefix}.weight")
         weight = weight.row_range(first * dim, (first + heads) * dim)
-        y = ggml.ggml_mul_mat(ctx, weight.tensor(c), x)
+        y = self.runtime.weights.multiply(c, weight, x)
         bias = vector(c, self.gguf, f"{prefix}.bias")
         if bias is not None:
             part = ggml.ggml_view_1d(ctx, bias, heads * dim, first * dim * 4)

@@ -12,8 +12,9 @@ from typing import Final
 
 import ggml
 
+from halo_edge.compute.context import GraphContext
 from halo_edge.compute.rows import Rows
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.weights import Matrix
 from halo_edge.model.gguf_file import GgufFile
 
@@ -53,12 +54,12 @@ def build_ffn(
     arena: Arena,
 ) -> Graph:
     """Reads the first `tokens` rows of `x`, writes those of `out`; both H values wide."""
-    c = GraphContext(nodes=16)
+    c, multiply = GraphContext(nodes=16), runtime.weights.multiply
     inp = x.read(c, tokens)
-    gate = ggml.ggml_mul_mat(c.ctx, weights.gate.tensor(c), inp)
-    up = ggml.ggml_mul_mat(c.ctx, weights.up.tensor(c), inp)
+    gate = multiply(c, weights.gate, inp)
+    up = multiply(c, weights.up, inp)
     activation = ggml.ggml_swiglu_split(c.ctx, gate, up)
-    out.write(c, ggml.ggml_mul_mat(c.ctx, weights.down.tensor(c), activation), tokens)
+    out.write(c, multiply(c, weights.down, activation), tokens)
     return Graph(runtime, c, arena)
 
 
@@ -75,19 +76,26 @@ class FfnGraphs:
         self._out = out
         self._sets: OrderedDict[int, list[Graph | None]] = OrderedDict()
 
+    def prepare(self) -> None:
+        """Make ready for decode, so that the first round need not wait for repacking."""
+        self._graphs(tokens=1)
+
     def run(self, layer: int, tokens: int) -> bool:
         """Compute `out` from `x`; False, with `out` untouched, if there is nothing to compute."""
+        graph = self._graphs(tokens)[layer]
+        if graph is None:
+            return False
+        graph()
+        return True
+
+    def _graphs(self, tokens: int) -> list[Graph | None]:
         graphs = self._sets.get(tokens)
         if graphs is None:
             graphs = self._sets[tokens] = self._build(tokens)
             if len(self._sets) > MAX_GRAPH_SETS:
                 self._sets.popitem(last=False)
         self._sets.move_to_end(tokens)
-        graph = graphs[layer]
-        if graph is None:
-            return False
-        graph()
-        return True
+        return graphs
 
     def _build(self, tokens: int) -> list[Graph | None]:
         arenas: dict[int, Arena] = {}  # by neurons, as an arena serves graphs of one shape

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.compute.activations import Activations, StepInputs
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
+from halo_edge.compute.context import GraphContext
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.weights import Matrix, vector
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
@@ -51,5 +52,5 @@ def build_head(
     h = ggml.ggml_mul(ctx, h, vector(c, gguf, "output_norm.weight"))
     name = "output.weight" if "output.weight" in gguf.tensors else "token_embd.weight"  # tied
     matrix = Matrix.from_gguf(gguf, name).row_range(vocabulary.start, vocabulary.stop)
-    c.store(ggml.ggml_mul_mat(ctx, matrix.tensor(c), h), logits)
+    c.store(runtime.weights.multiply(c, matrix, h), logits)
     return Graph(runtime, c, Arena())

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_edge.compute.runtime import aligned
+from halo_edge.compute.context import aligned
 
 # Attention graphs exist for these numbers of cells (doubled as needed): masked cells cost little
 # (flash attention skips them), and every bucket costs a set of graphs.

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import ggml
 
+from halo_edge.compute.context import GraphContext
 from halo_edge.compute.ffn import MAX_GRAPH_SETS
 from halo_edge.compute.rows import Rows
-from halo_edge.compute.runtime import Arena, Graph, GraphContext, Runtime
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 
 
 class PartialSum:

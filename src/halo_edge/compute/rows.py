@@ -12,7 +12,7 @@ import ggml
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_edge.compute.runtime import GraphContext, Tensor
+from halo_edge.compute.context import GraphContext, Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,81 +1,20 @@
 """Runs static ggml graphs on the CPU: memory planning, threads and the call itself.
 
 A graph is built once, with every tensor's address fixed, and then run any number of times; a run
-is one C call and allocates nothing. Inputs and outputs are numpy arrays that the graph reads and
-writes in place ("external" tensors), so nothing is copied in or out. What a graph computes is none
-of this file's business.
+is one C call and allocates nothing. What a graph computes is none of this file's business.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+import sys
 
 import ggml
 import numpy as np
 from numpy.typing import NDArray
 
-# ggml's pointers are opaque to Python.
-Tensor: TypeAlias = Any
-
-ALIGNMENT: Final = 64  # bytes; what ggml's widest vector loads want
-
-
-def aligned(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
-    """A zeroed array whose data starts on an `ALIGNMENT` boundary. Its pages are made on first
-    use.
-    """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    array: NDArray[Any] = raw[start : start + size].view(dtype).reshape(shape)
-    return array
-
-
-class GraphContext:
-    """Where a graph's tensors are declared: a ggml context without memory for their data.
-
-    `nodes` bounds the number of tensors. Arrays given to `external` are kept alive with it.
-    """
-
-    def __init__(self, nodes: int = 64) -> None:
-        size = nodes * ggml.ggml_tensor_overhead() + ggml.ggml_graph_overhead_custom(nodes, False)
-        self.ctx = ggml.ggml_init(ggml.ggml_init_params(size, None, True))
-        if not self.ctx:
-            raise MemoryError("ggml_init")
-        self.cgraph = ggml.ggml_new_graph_custom(self.ctx, nodes, False)
-        self._keep: list[NDArray[Any]] = []
-
-    def external(self, ggml_type: int, shape: Sequence[int], data: NDArray[Any]) -> Tensor:
-        """A tensor over `data` (contiguous). `shape` is in ggml's order, contiguous dimension
-        first.
-        """
-        sizes = (ctypes.c_int64 * len(shape))(*shape)
-        tensor = ggml.ggml_new_tensor(self.ctx, ggml_type, len(shape), sizes)
-        if ggml.ggml_nbytes(tensor) > data.nbytes:
-            raise ValueError(f"tensor {tuple(shape)} does not fit into {data.nbytes} bytes")
-        tensor.contents.data = data.ctypes.data
-        self._keep.append(data)
-        return tensor
-
-    def store(self, tensor: Tensor, data: NDArray[Any]) -> Tensor:
-        """Let a computed `tensor` write its result into `data`, and compute it."""
-        if ggml.ggml_nbytes(tensor) > data.nbytes:
-            raise ValueError("result does not fit")
-        tensor.contents.data = data.ctypes.data
-        self._keep.append(data)
-        self.expand(tensor)
-        return tensor
-
-    def expand(self, tensor: Tensor) -> None:
-        """Compute `tensor` after everything that was expanded before."""
-        ggml.ggml_build_forward_expand(self.cgraph, tensor)
-
-    def __del__(self) -> None:
-        if getattr(self, "ctx", None):
-            ggml.ggml_free(self.ctx)
-            self.ctx = None
+from halo_edge.compute.context import GraphContext, aligned
+from halo_edge.compute.repack import WeightStore
 
 
 class Arena:
@@ -127,14 +66,23 @@ class Graph:
             raise RuntimeError(f"ggml_graph_compute failed with status {status}")
 
 
-class Runtime:
-    """What all graphs of one process share: the number of threads and a work buffer."""
+@ggml.ggml_log_callback
+def _log_errors(level: int, text: bytes, _: object) -> None:
+    """ggml would tell standard error of every matrix it repacks."""
+    if level >= ggml.GGML_LOG_LEVEL_ERROR:
+        print(text.decode(errors="replace"), end="", file=sys.stderr)
 
-    def __init__(self, threads: int) -> None:
+
+class Runtime:
+    """What all graphs of one model share: threads, a work buffer, and repacked weights."""
+
+    def __init__(self, threads: int, *, repack: bool = True) -> None:
         if threads < 1:
             raise ValueError("threads must be at least 1")
+        ggml.ggml_log_set(_log_errors, None)
         ggml.ggml_cpu_init()
         self.threads = threads
+        self.weights = WeightStore(repack=repack)
         # Without one, every graph call would make and destroy its own.
         params = ggml.ggml_threadpool_params_default(threads)
         params.poll = 0  # sleep, do not spin, between graphs

@@ -13,7 +13,7 @@ import ggml
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_edge.compute.runtime import GraphContext, Tensor
+from halo_edge.compute.context import GraphContext, Tensor
 from halo_edge.model.gguf_file import GgufFile, block_size, tensor_nbytes
 
 
@@ -47,6 +47,12 @@ class Matrix:
         info = gguf.tensor(name)
         rows = info.shape[1] if len(info.shape) > 1 else 1
         return cls.whole(gguf.tensor_bytes(name), info.ggml_type, rows, info.shape[0])
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """Equal for the same rectangle of the same stored bytes."""
+        stored = (self.data.ctypes.data, self.ggml_type, self.stored_rows, self.stored_columns)
+        return (*stored, self.first_row, self.first_column, self.rows, self.columns)
 
     @property
     def block(self) -> tuple[int, int]:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from halo_edge.compute.activations import Activations, StepInputs
 from halo_edge.compute.attention import AttentionBuilder, KvHeadRange
+from halo_edge.compute.context import aligned
 from halo_edge.compute.head import build_embedding, build_head
 from halo_edge.compute.kv_cache import KvCache
-from halo_edge.compute.runtime import Arena, Graph, Runtime, aligned
+from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.kv_cells import KvCells, SequenceId
 from halo_edge.engine.trace import NO_LAYER, Activity, Tracer

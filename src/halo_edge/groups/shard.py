@@ -13,8 +13,8 @@ import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from numpy.typing import NDArray
 
+from halo_edge.compute.context import ALIGNMENT
 from halo_edge.compute.ffn import FfnWeights
-from halo_edge.compute.runtime import ALIGNMENT
 from halo_edge.compute.weights import Matrix, requantise_columns
 from halo_edge.model.gguf_file import WEIGHT_TYPES, GgufFile, tensor_nbytes
 
@@ -69,15 +69,15 @@ class ShardSpec:
 def cut(gguf: GgufFile, layer: int, neurons: range) -> FfnWeights:
     """The shard of consecutive `neurons` of `layer`.
 
-    Gate and up are mapped. `down` is copied, and requantised to Q8_0 where `neurons` cuts its
-    quantisation blocks.
+    They are mapped, but for a `down` whose quantisation blocks `neurons` cuts: that is requantised
+    to Q8_0.
     """
     whole = FfnWeights.from_gguf(gguf, layer)
     down = whole.down.column_range(neurons.start, neurons.stop)
     return FfnWeights(
         whole.gate.row_range(neurons.start, neurons.stop),
         whole.up.row_range(neurons.start, neurons.stop),
-        down.contiguous() if down is not None else requantise_columns(whole.down, neurons),
+        down if down is not None else requantise_columns(whole.down, neurons),
     )
 
 

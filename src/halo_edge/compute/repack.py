@@ -1,0 +1,117 @@
+"""Weights as this CPU multiplies them fastest: their rows interleaved, where ggml knows how.
+
+ggml has a buffer type for such copies, with kernels of its own. Which weights it takes depends on
+their type and shape and on the CPU, and only trying tells. The others stay where they lie, but for
+those whose rows lie apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+from typing import Any, Final
+
+import ggml
+import numpy as np
+from numpy.typing import NDArray
+
+from halo_edge.compute.context import GraphContext, Tensor
+from halo_edge.compute.weights import Matrix
+
+_EXTRA_BUFFER_TYPES: Final = b"ggml_backend_dev_get_extra_bufts"
+_REPACK: Final = b"CPU_REPACK"
+
+
+class _Repacked:
+    """One matrix in a buffer of its own. Raises MemoryError."""
+
+    def __init__(self, buffer_type: Any, matrix: Matrix) -> None:
+        self._source = matrix.data  # while it lives, no other matrix has its address
+        overhead = ggml.ggml_tensor_overhead()
+        self._context = ggml.ggml_init(ggml.ggml_init_params(overhead, None, True))
+        self.tensor = ggml.ggml_new_tensor_2d(
+            self._context, matrix.ggml_type, matrix.columns, matrix.rows
+        )
+        size = ggml.ggml_backend_buft_get_alloc_size(buffer_type, self.tensor)
+        self._buffer = ggml.ggml_backend_buft_alloc_buffer(buffer_type, size)
+        if not self._buffer:
+            raise MemoryError(f"{size} bytes for repacked weights")
+        base = ggml.ggml_backend_buffer_get_base(self._buffer)
+        ggml.ggml_backend_tensor_alloc(self._buffer, self.tensor, base)
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether this CPU has one for the type and shape."""
+        return bool(self.tensor.contents.extra)
+
+    def fill(self, rows: NDArray[np.uint8]) -> None:
+        data = np.ascontiguousarray(rows)
+        ggml.ggml_backend_tensor_set(self.tensor, data.ctypes.data, 0, data.nbytes)
+
+    def __del__(self) -> None:
+        if getattr(self, "_buffer", None):
+            ggml.ggml_backend_buffer_free(self._buffer)
+        ggml.ggml_free(self._context)
+
+
+class WeightStore:
+    """The matrices that the graphs of one model, or of a worker's shards, multiply with.
+
+    Repacks each when a graph first asks for it. With `repack` false everything stays in place.
+    """
+
+    def __init__(self, *, repack: bool = True) -> None:
+        self._buffer_type = _repacking_buffer_type() if repack else None
+        self._placed: dict[tuple[int, ...], _Repacked | Matrix] = {}
+
+    def multiply(self, context: GraphContext, matrix: Matrix, x: Tensor) -> Tensor:
+        """matrix x, for `x` of ne = [columns, n]: ne = [rows, n]."""
+        return ggml.ggml_mul_mat(context.ctx, self._tensor(context, matrix), x)
+
+    def _tensor(self, context: GraphContext, matrix: Matrix) -> Tensor:
+        placed = self._placed.get(matrix.key)
+        if placed is None:
+            placed = self._placed[matrix.key] = self._repacked(matrix) or matrix.contiguous()
+        if isinstance(placed, Matrix):
+            return placed.tensor(context)
+        context.keep(placed)
+        tensor = ggml.ggml_new_tensor_2d(context.ctx, matrix.ggml_type, matrix.columns, matrix.rows)
+        for field in ("data", "buffer", "extra"):
+            setattr(tensor.contents, field, getattr(placed.tensor.contents, field))
+        return tensor
+
+    def _repacked(self, matrix: Matrix) -> _Repacked | None:
+        if self._buffer_type is None:
+            return None
+        repacked = _Repacked(self._buffer_type, matrix)
+        if not repacked.has_kernel:
+            return None
+        repacked.fill(matrix.bytes_2d())
+        drop_mapped_pages(matrix.data)
+        return repacked
+
+
+def drop_mapped_pages(data: NDArray[np.uint8]) -> None:
+    """Let the kernel have the pages of `data` back, if it is a part of a mapped file."""
+    base: Any = data
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        start = data.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+        page = mmap.PAGESIZE
+        base.madvise(mmap.MADV_DONTNEED, start // page * page, data.nbytes + start % page)
+
+
+def _repacking_buffer_type() -> Any | None:
+    """The CPU backend's; None where it was built without."""
+    cpu = ggml.ggml_backend_dev_by_type(ggml.GGML_BACKEND_DEVICE_TYPE_CPU)
+    registry = ggml.ggml_backend_dev_backend_reg(cpu)
+    address = ggml.ggml_backend_reg_get_proc_address(registry, _EXTRA_BUFFER_TYPES)
+    if not address:
+        return None
+    function = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)
+    for buffer_type in itertools.takewhile(bool, function(cpu)):  # ends with a null pointer
+        if ggml.ggml_backend_buft_name(buffer_type) == _REPACK:
+            return buffer_type
+    return None
