@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import bench, generate, models, workers
+from halo_edge.cli import bench, generate, lab, models, workers
 from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
@@ -33,6 +33,7 @@ for command in (
     workers.devices,
 ):
     app.command()(grouped(command))
+app.add_typer(lab.app, name="lab")
 app.add_typer(bench.app, name="bench")
 
 

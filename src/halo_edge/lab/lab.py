@@ -24,7 +24,8 @@ from halo_edge.cluster.worker_process import WorkerStart
 from halo_edge.errors import HaloError
 from halo_edge.lab import namespaces
 from halo_edge.lab.cgroups import Cgroup, Hierarchies
-from halo_edge.lab.fabric import DeviceCounters, Fabric, open_fabric
+from halo_edge.lab.fabric import DeviceCounters, Fabric
+from halo_edge.lab.fabrics import open_fabric
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.names import LabNames
 from halo_edge.lab.running import owned, sweep

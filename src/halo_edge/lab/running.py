@@ -1,5 +1,5 @@
-"""The labs of this machine, seen from any process: who owns a name, and how to enter, change and end
-a lab that another process has up.
+"""The labs of this machine, seen from any process: who owns a name, and how to enter, change and
+end a lab that another process has up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from halo_edge.errors import HaloError
 from halo_edge.lab import namespaces
 from halo_edge.lab.cgroups import Cgroup, Hierarchies, remove_tree
 from halo_edge.lab.enter import Entry
-from halo_edge.lab.fabric import running_fabric
+from halo_edge.lab.fabrics import running_fabric
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.names import RUN_DIRECTORY, LabNames
 from halo_edge.lab.spec import LabSpec
