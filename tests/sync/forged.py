@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import NamedTuple
 
 from tests.sync.network import EPOCH, KEY
@@ -10,6 +12,7 @@ from halo_edge.sync.datagram import BODY, Message
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.seal import Opener, Sealer
 from halo_edge.sync.statistics import Statistics
+from halo_edge.sync.timing import K_COPIES
 
 
 class Said(NamedTuple):
@@ -54,3 +57,13 @@ class Hand:
         assert opened is not None
         said = Said._make((*BODY.unpack_from(opened[1]), opened[1][BODY.size :]))
         return said._replace(message=Message(said.message))
+
+    def hear_all(self, datagrams: Iterable[bytes]) -> list[Said]:
+        """What they say. Only what recovers something is there K_COPIES times."""
+        heard = []
+        for datagram, copies in groupby(datagrams):
+            said = self.hear(datagram)
+            recovers = said.message not in (Message.X, Message.PARTIAL) or said.stamp != 0
+            assert len(list(copies)) == (K_COPIES if recovers else 1)
+            heard.append(said)
+        return heard

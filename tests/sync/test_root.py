@@ -12,7 +12,7 @@ from halo_edge.sync.datagram import Message, Want
 from halo_edge.sync.errors import DeviceStalled
 from halo_edge.sync.ids import ROOT, DeviceId, RoundId
 from halo_edge.sync.root import RootRounds
-from halo_edge.sync.timing import Recovery
+from halo_edge.sync.timing import K_COPIES, Recovery
 
 ONE, TWO = DeviceId(1), DeviceId(2)
 LAYOUT = layout(row_bytes=408, max_tokens=16, window=8)
@@ -103,9 +103,9 @@ def test_a_chunk_that_comes_twice_counts_once_and_changes_nothing() -> None:
 def test_only_the_asking_worker_is_sent_the_lost_chunk_again() -> None:
     play = Play()
     play.want_x(TWO, Want(False, 4, 0b0010), NOW + 0.01, stamp=77)
-    ((destinations, datagram),) = play.root.datagrams(NOW + 0.01)
-    assert destinations == (TWO,)
-    said = play.hands[TWO].hear(datagram)
+    sent = play.root.datagrams(NOW + 0.01)
+    assert {destinations for destinations, _ in sent} == {(TWO,)}
+    (said,) = play.hands[TWO].hear_all(datagram for _, datagram in sent)
     assert (said.message, said.chunk, said.stamp) == (Message.X, 1, 77)
     assert play.root.statistics.chunks_resent == 1
 
@@ -121,9 +121,9 @@ def test_a_worker_that_answers_has_all_of_x() -> None:
 def test_a_gap_in_a_partial_is_asked_for() -> None:
     play = Play()
     play.partials(ONE, 0, 2)
-    ((destinations, datagram),) = play.root.datagrams(NOW + 0.01)
-    assert destinations == (ONE,)
-    said = play.hands[ONE].hear(datagram)
+    sent = play.root.datagrams(NOW + 0.01)
+    assert {destinations for destinations, _ in sent} == {(ONE,)}
+    (said,) = play.hands[ONE].hear_all(datagram for _, datagram in sent)
     assert said.message == Message.WANT_PARTIAL and said.stamp != 0
     assert Want.decode(memoryview(said.payload), 4) == Want(False, 2, 0b1010)
 
@@ -138,7 +138,7 @@ def test_an_answer_that_does_not_come_is_asked_for_with_growing_patience() -> No
         assert deadline is not None and deadline == pytest.approx(now + wait_s)
         now = deadline
         probes = play.root.datagrams(now)
-        assert [destinations for destinations, _ in probes] == [(ONE,), (TWO,)]
+        assert [d for d, _ in probes] == [(ONE,)] * K_COPIES + [(TWO,)] * K_COPIES
         said = play.hands[ONE].hear(probes[0][1])
         assert Want.decode(memoryview(said.payload), 4) == Want(True, 0, 0b1111)
 
@@ -167,6 +167,25 @@ def test_the_time_an_answer_takes_is_learned_for_each_number_of_tokens() -> None
     root.datagrams(now + 1)
     waits = root.deadline()
     assert waits is not None and waits > now + 1 + Recovery().initial_answer_s
+
+
+def test_an_answer_to_an_x_sent_again_teaches_nothing() -> None:
+    root, hand = root_of(ONE), Hand(ONE, ROOT)
+    for step in range(1, 60):
+        now = NOW + step
+        root.begin(RoundId(step, 2), 2, X, now)
+        root.datagrams(now)
+        waits = root.deadline()
+        took_s = 0.02
+        if step % 2:
+            lost = Want(False, 0xFFFF, 0b0001)
+            root.receive(hand.say(Message.WANT_X, step=step, payload=lost.encode(4)), now + 0.3)
+            root.datagrams(now + 0.3)
+            took_s = 0.9
+        for chunk in range(4):
+            said = hand.say(Message.PARTIAL, step=step, chunk=chunk, payload=bytes(204))
+            root.receive(said, now + took_s)
+    assert waits == pytest.approx(now + 0.02, abs=1e-3)
 
 
 def test_a_device_stalls_only_if_it_owes_something() -> None:

@@ -44,7 +44,7 @@ class Play:
         self.worker.receive(said, now)
 
     def sends(self, now: float = NOW) -> list[Said]:
-        return [self.hand.hear(datagram) for datagram in self.worker.datagrams(now)]
+        return self.hand.hear_all(self.worker.datagrams(now))
 
     def answered(self) -> Play:
         self.x(0, 1, 2, 3)

@@ -15,8 +15,8 @@ from halo_edge.errors import HaloError
 
 # Long enough for multicast scouting (a peer announces itself every second) on a slow network.
 DISCOVERY_S: Final = 4.0
-# Workers that are known to exist are waited for: a TCP connection over a lossy link may take several
-# retransmissions, a second and more each.
+# Workers that are known to exist are waited for: a TCP connection over a lossy link may take
+# several retransmissions, a second and more each.
 EXPECTED_S: Final = 30.0
 # Peers that hear each other at all do so within some 0.1 s of one another.
 SETTLE_S: Final = 1.0

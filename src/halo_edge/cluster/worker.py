@@ -6,7 +6,6 @@ threads only bring events.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import select
@@ -237,15 +236,13 @@ class Session:
         """Answer rounds until `wake_fd` becomes readable."""
         rounds, link = self._rounds, self._link
         tracer, counted = self._tracer, self._rounds.statistics
-        poll = select.poll()
-        poll.register(link.fileno(), select.POLLIN)
-        poll.register(wake_fd, select.POLLIN)
+        sources = (link.fileno(), wake_fd)
         while True:
             deadline = rounds.deadline()
             now = time.monotonic()
             wait_s = IDLE_WAIT_S if deadline is None else max(0.0, deadline - now)
-            # Milliseconds, rounded up: poll is the cheapest call that waits.
-            if any(fd == wake_fd for fd, _ in poll.poll(math.ceil(wait_s * 1e3))):
+            # Exact to the microsecond, where poll and epoll count milliseconds.
+            if wake_fd in select.select(sources, (), (), wait_s)[0]:
                 return
             woken_ns, begun = tracer.now(), counted.rounds
             request, now = self._receive()

@@ -23,7 +23,7 @@ from halo_edge.sync.ids import ROOT, DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.seal import Opener, Sealer
 from halo_edge.sync.statistics import Statistics
-from halo_edge.sync.timing import Recovery, TimeoutEstimator
+from halo_edge.sync.timing import K_COPIES, Recovery, TimeoutEstimator
 from halo_edge.sync.transfer import Incoming, Outgoing
 
 K_MAX_STEP: Final = 0xFFFF_FFFF  # a year of 136 steps a second; then a new epoch
@@ -32,7 +32,16 @@ K_MAX_STEP: Final = 0xFFFF_FFFF  # a year of 136 steps a second; then a new epoc
 class _Worker:
     """What the root knows of one worker."""
 
-    __slots__ = ("_answers", "alone", "device", "heard_at", "partial", "x", "x_sent_at")
+    __slots__ = (
+        "_answers",
+        "alone",
+        "device",
+        "heard_at",
+        "partial",
+        "x",
+        "x_resent",
+        "x_sent_at",
+    )
 
     def __init__(self, device: DeviceId, layout: RoundLayout, recovery: Recovery) -> None:
         self.device = device
@@ -40,6 +49,7 @@ class _Worker:
         window = recovery.window(layout.window)
         self.x = Outgoing(window)
         self.x_sent_at = 0.0
+        self.x_resent = False
         self.partial = Incoming(layout.partial_grid(), window, recovery)
         self.heard_at = 0.0
         # Index: the bits of the number of tokens. Twice the tokens may take twice the time.
@@ -120,6 +130,7 @@ class RootRounds:
         n_chunks = len(self._spans)
         for worker in self._workers.values():
             worker.x.start(n_chunks)
+            worker.x_resent = False
             worker.partial.start(tokens)
             worker.heard_at = now
         self._incomplete = len(self._workers)
@@ -159,14 +170,15 @@ class RootRounds:
             if worker.partial.missing and now >= worker.heard_at + self._stall_timeout_s:
                 raise DeviceStalled(worker.device, now - worker.heard_at)
             for chunk in worker.x.lost():
-                outgoing.append(self._send_x(chunk, [worker], worker.x.stamp, now))
+                outgoing += [self._send_x(chunk, [worker], worker.x.stamp, now)] * K_COPIES
+                worker.x_resent = True
                 self.statistics.chunks_resent += 1
             for chunk in worker.x.fresh():
                 fresh.setdefault(chunk, []).append(worker)
             want = worker.partial.want(self._opener.highest(worker.device), now)
             if want is not None:
                 datagram = self._seal(Message.WANT_PARTIAL, 0, stamp_of(now), want)
-                outgoing.append((worker.alone, datagram))
+                outgoing += [(worker.alone, datagram)] * K_COPIES
                 self.statistics.wants_sent += 1
         for chunk in sorted(fresh):  # in order: a receiver takes a gap for a loss
             outgoing.append(self._send_x(chunk, fresh[chunk], 0, now))
@@ -208,7 +220,9 @@ class RootRounds:
             self.statistics.malformed += 1
             return
         if not partial.begun:
-            if not stamp:  # what answers a WANT does not tell how long computing took
+            # What answers a WANT does not tell how long computing took, nor does an answer to an x
+            # of which something had to be sent again (Karn's rule, RFC 6298 section 3).
+            if not (stamp or worker.x_resent):
                 worker.answer(self._tokens).sample(now - worker.x_sent_at)
             worker.x.close()
         if not partial.receive(chunk, payload, stamp, now):

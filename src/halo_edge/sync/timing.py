@@ -16,6 +16,11 @@ K_VARIATIONS: Final = 4  # "K" there
 K_MAX_SAMPLE_S: Final = 1.0
 """Slower is an outage or a device asleep, and says nothing of the next time."""
 
+K_COPIES: Final = 2
+"""How often a WANT, and a chunk that is sent again, go on the wire. To lose one of the two costs
+a timeout of several round trips; a copy costs a system call at each end, where the replay window
+drops it unopened."""
+
 K_UNLIMITED: Final = 1 << 32
 K_MAX_DOUBLINGS: Final = 2
 """TCP doubles without end, lest it feed a congested link; a WANT is 80 bytes, and at 60 % loss it
@@ -35,6 +40,9 @@ class Recovery:
 
     min_timeout_s: float = 0.001
     """The floor of every timeout; TCP's is 0.2. Below it, schedulers' jitter looks like loss."""
+
+    min_gap_s: float = 0.0005
+    """The floor of the wait for the next chunk of a matrix, which its sender sends in one go."""
 
     max_backoff_s: float = 0.1
     """Doubling a timeout stops here, so that the end of an outage is noticed that soon."""
@@ -59,6 +67,10 @@ class Recovery:
     def floor_s(self) -> float:
         """What no timeout goes below: without end if asking is never of use."""
         return math.inf if self.reliable else self.min_timeout_s
+
+    def gap_floor_s(self) -> float:
+        """As `floor_s`, between the chunks of a matrix."""
+        return math.inf if self.reliable else self.min_gap_s
 
     def backed_off_s(self, timeout_s: float, tries: int) -> float:
         """`timeout_s` doubled for each try made in vain, up to the cap, but never made shorter."""

@@ -144,7 +144,7 @@ class Incoming:
         self._ack_every = max(1, window // 4)
         self._recovery = recovery
         self._max_tries = max_tries
-        self._gap = TimeoutEstimator(recovery.initial_gap_s, recovery.floor_s())
+        self._gap = TimeoutEstimator(recovery.initial_gap_s, recovery.gap_floor_s())
         self._round_trip = TimeoutEstimator(recovery.initial_round_trip_s, recovery.floor_s())
         self._buffer = memoryview(bytearray(grid.edges[-1]))
         self.start(0)

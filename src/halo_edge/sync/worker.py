@@ -23,7 +23,7 @@ from halo_edge.sync.ids import ROOT, DeviceId, RoundId, RoundKind
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.seal import Opener, Sealer
 from halo_edge.sync.statistics import Statistics
-from halo_edge.sync.timing import Recovery
+from halo_edge.sync.timing import K_COPIES, Recovery
 from halo_edge.sync.transfer import Incoming, Outgoing
 
 _KINDS: Final = frozenset(RoundKind)
@@ -167,12 +167,12 @@ class WorkerRounds:
         datagrams = []
         want = self._x.want(self._opener.highest(ROOT), now)
         if want is not None:
-            datagrams.append(self._seal(Message.WANT_X, 0, stamp_of(now), want))
+            datagrams += [self._seal(Message.WANT_X, 0, stamp_of(now), want)] * K_COPIES
             self.statistics.wants_sent += 1
         if self._state is State.ANSWERED:
             outgoing = self._outgoing
             for chunk in outgoing.lost():
-                datagrams.append(self._send_partial(chunk, outgoing.stamp))
+                datagrams += [self._send_partial(chunk, outgoing.stamp)] * K_COPIES
                 self.statistics.chunks_resent += 1
             for chunk in outgoing.fresh():
                 datagrams.append(self._send_partial(chunk, 0))
