@@ -94,9 +94,12 @@ def down(
 ) -> None:
     """End a lab and take away everything it made, also after it was killed."""
     check_possible()
-    for name in [read_spec(lab).name] if lab is not None else running.labs():
+    names = [read_spec(lab).name] if lab is not None else running.labs()
+    for name in names:
         running.take_down(name)
         notes.print(f"lab {name} is down")
+    if not names:
+        notes.print("no lab is up, and nothing of one is left")
 
 
 @app.command(name="list")
@@ -126,16 +129,17 @@ def _report(lab: Lab) -> None:
     table = Table(box=None, pad_edge=False, style="dim")
     for column in ("link", "packets", "lost", "asked", "queue overflow", "while cut"):
         table.add_column(column, justify="left" if column == "link" else "right")
-    for device, counted in lab.counters().items():
-        for way, counters, asked in zip(
-            ("up", "down"), (counted.up, counted.down), lab.links[device], strict=True
-        ):
+    counted, links = lab.counters(), lab.links
+    for device in lab.spec.devices:
+        up, down = counted[device.name].up, counted[device.name].down
+        varied = links[device.name] != (device.up, device.down)
+        for way, counters, asked in (("up", up, device.up), ("down", down, device.down)):
             if counters.offered:
                 table.add_row(
-                    f"{device} {way}",
+                    f"{device.name} {way}",
                     f"{counters.offered:,}",
                     f"{counters.realised_loss:.2%}",
-                    f"{asked.mean_loss:.2%}",
+                    "varied" if varied else f"{asked.mean_loss:.2%}",
                     str(counters.overflowed),
                     str(counters.cut),
                 )

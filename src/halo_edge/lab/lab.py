@@ -54,7 +54,6 @@ class Lab:
         self.spec = spec
         self._tell = tell
         self._names = LabNames(spec.name)
-        self.links = {device.name: (device.up, device.down) for device in spec.devices}
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._hierarchies = Hierarchies.find()
         self._stack = ExitStack()
@@ -194,7 +193,11 @@ class Lab:
     def set_link(self, device: str, up: LinkSettings, down: LinkSettings) -> None:
         """Give a device's link other settings, from it and to it, from now on."""
         self._fabric.set_link(self.spec.device(device).name, up, down)
-        self.links[device] = (up, down)
+
+    @property
+    def links(self) -> dict[str, tuple[LinkSettings, LinkSettings]]:
+        """Each device's settings now: from it, to it."""
+        return self._fabric.links()
 
     def counters(self) -> dict[str, DeviceCounters]:
         """What has passed each device's link so far."""
