@@ -2,72 +2,179 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from rich.console import Console
-from rich.table import Table
+import msgspec
+from rich.markup import escape
 from typer import Option, Typer
 
-from halo_edge.bench.overhead import Row, measure
+from halo_edge.bench.burst import BURSTS
+from halo_edge.bench.experiment import Experiment, Settings, measure, sized
+from halo_edge.bench.experiments import LAB_EXPERIMENTS
+from halo_edge.bench.loss import LOSS
+from halo_edge.bench.outage import OUTAGE
+from halo_edge.bench.overhead import overhead
+from halo_edge.bench.plot import to_svg
+from halo_edge.bench.prefill import PREFILL
+from halo_edge.bench.quality import quality
+from halo_edge.bench.report import render, write_plots
+from halo_edge.bench.result import Document, document, rows_of, to_json
+from halo_edge.bench.scaling import SCALING
 from halo_edge.cli.compute import model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
+from halo_edge.cli.grouped import grouped
 from halo_edge.cli.options import Json, Model
 from halo_edge.compute.wire import Wire
+from halo_edge.errors import HaloError
+from halo_edge.lab.lab import check_possible
 from halo_edge.model.cache import user_cache
 from halo_edge.model.synth import write_synthetic
 
-SHAPE = "tinyllama-1.1b"
+PAGE: Final = Path("docs/RESULTS.md")
+RESULTS: Final = Path("docs/results")
+Text = Annotated[
+    Path,
+    Option("--text", exists=True, dir_okay=False, help="A text file, scored 512 tokens a time."),
+]
 
 app = Typer(help="Measure. Every figure in docs/ comes from one of these.", no_args_is_help=True)
 
 
-@app.callback()
-def _bench() -> None:
-    pass
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How much is measured, and what becomes of it."""
+
+    quick: Annotated[bool, Option("--quick", help="Fewer cases, repetitions and tokens.")] = False
+    repetitions: Annotated[int | None, Option("--repetitions", "-r", min=1)] = None
+    tokens: Annotated[
+        int | None, Option("--tokens", "-n", min=1, help="Tokens of each measurement.")
+    ] = None
+    model: Model = None
+    json: Json = False
+    out: Annotated[
+        Path | None, Option("--out", help="Write JSON (and a plot) into this directory, too.")
+    ] = None
 
 
-@app.command()
-def overhead(
-    model: Model = None,
-    repetitions: Annotated[int, Option("--repetitions", "-r", min=1)] = 7,
-    wire: Annotated[Wire, Option("--wire")] = Wire.MIXED,
-    json: Json = False,
+def _overhead(
+    *, wire: Annotated[Wire, Option("--wire")] = Wire.MIXED, options: BenchOptions
 ) -> None:
-    """Four processes on one core against one process: what the rounds cost.
+    """Four processes on one core against one: what the rounds cost, and where it goes."""
+    _run(overhead(wire), options)
 
-    The model is random weights in TinyLlama's shape (q4_0), made when it is not there yet, unless
-    --model names another.
-    """
-    path = model_path(model) if model else _synthetic(SHAPE)
-    rows = measure(path, wire, repetitions, lambda line: notes.print(line, style="dim"))
-    if json:
-        print_json({"model": path.name, "wire": wire.value, "rows": [asdict(row) for row in rows]})
+
+def _prefill(*, options: BenchOptions) -> None:
+    """Tokens/s of prompts, one process against four, over UDP and TCP."""
+    _run(PREFILL, options)
+
+
+def _quality(*, text: Text, options: BenchOptions) -> None:
+    """Perplexity of one device, of four, and of four that lose packets."""
+    _run(quality(text), options)
+
+
+def _loss(*, options: BenchOptions) -> None:
+    """TPOT against packet loss, UDP and TCP, with real packets (Linux, root)."""
+    _run(LOSS, options)
+
+
+def _burst(*, options: BenchOptions) -> None:
+    """TPOT and token gaps under bursts of loss (Linux, root)."""
+    _run(BURSTS, options)
+
+
+def _outage(*, options: BenchOptions) -> None:
+    """Token gaps around a cut of 2 s (Linux, root)."""
+    _run(OUTAGE, options)
+
+
+def _scaling(*, options: BenchOptions) -> None:
+    """TPOT of 1, 2, 4 and 8 slow devices (Linux, root)."""
+    _run(SCALING, options)
+
+
+def _all(*, text: Text | None = None, options: BenchOptions) -> None:
+    """Every experiment: those of the lab where it is possible, perplexity where --text is given."""
+    experiments: list[Experiment[Any, Any, Any]] = [overhead(), PREFILL]
+    try:
+        check_possible()
+        experiments += LAB_EXPERIMENTS
+    except HaloError as error:
+        names = ", ".join(experiment.name for experiment in LAB_EXPERIMENTS)
+        notes.print(f"without {names}: {error}", style="yellow", soft_wrap=True)
+    if text is not None:
+        experiments.append(quality(text))
+    for experiment in experiments:
+        _run(experiment, options)
+
+
+def _report(
+    *,
+    page: Annotated[Path, Option("--page", help="The page with the blocks to replace.")] = PAGE,
+    results: Annotated[Path, Option("--results", help="Where `--out` wrote to.")] = RESULTS,
+) -> None:
+    """Make the tables and plots of docs/RESULTS.md anew, from the results in docs/results."""
+    try:
+        text = page.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HaloError(f"cannot read {page}: {error}") from None
+    write_plots(results)
+    page.write_text(render(text, results, results.name))
+    notes.print(f"{page} is made of {results}")
+
+
+for _command in (
+    _overhead,
+    _prefill,
+    _quality,
+    _loss,
+    _burst,
+    _outage,
+    _scaling,
+    _all,
+    _report,
+):
+    app.command(_command.__name__.removeprefix("_"))(grouped(_command))
+
+
+def _run(experiment: Experiment[Any, Any, Any], options: BenchOptions) -> None:
+    if experiment in LAB_EXPERIMENTS:
+        check_possible()
+    usual = experiment.quick if options.quick else experiment.full
+    size = sized(usual, options.repetitions, options.tokens)
+    settings = Settings(_model(experiment, options.model), size, options.quick)
+    measured = measure(experiment, settings, lambda line: notes.print(escape(line), style="dim"))
+    result = document(experiment, settings, measured)
+    if options.out is not None:
+        _write(experiment, result, options.out)
+    if options.json:
+        print_json(msgspec.to_builtins(result))
     else:
-        Console(highlight=False).print(_table(path.name, repetitions, rows))
+        print(f"\n{experiment.table(measured.rows)}\n", flush=True)
+    for warning in measured.warnings:
+        notes.print(f"warning: {escape(warning)}", style="yellow", soft_wrap=True)
 
 
-def _synthetic(shape: str) -> Path:
-    path = user_cache() / "models" / f"synth-{shape}-q4_0.gguf"
+def _model(experiment: Experiment[Any, Any, Any], model: str | None) -> Path:
+    if model is not None or experiment.model is None:
+        return model_path(model)
+    path = user_cache() / "models" / f"synth-{experiment.model}-q4_0.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with byte_progress(f"writing {path.name}") as progress:
-            write_synthetic(shape, path, progress=progress)
+            write_synthetic(experiment.model, path, progress=progress)
     return path
 
 
-def _table(model: str, repetitions: int, rows: list[Row]) -> Table:
-    table = Table(title=f"{model}, one core, {repetitions} repetitions in turn")
-    for column in ("case", "processes", "TPOT ms (median)", "min", "max", "against one process"):
-        table.add_column(column, justify="left" if column == "case" else "right")
-    for row in rows:
-        table.add_row(
-            row.name,
-            str(row.devices),
-            f"{row.tpot_ms:.1f}",
-            f"{row.tpot_ms_min:.1f}",
-            f"{row.tpot_ms_max:.1f}",
-            f"{row.ratio:.2f}x",
-        )
-    return table
+def _write(experiment: Experiment[Any, Any, Any], result: Document, directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{experiment.name}.json"
+        path.write_text(to_json(result))
+        if experiment.plot is not None:
+            figure = experiment.plot(rows_of(result, experiment))
+            path.with_suffix(".svg").write_text(to_svg(figure))
+    except OSError as error:
+        raise HaloError(f"cannot write to {directory}: {error.strerror}") from None

@@ -1,0 +1,104 @@
+"""Decoding against the clock: the times between tokens, and an end when the time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from halo_edge.bench.median import Reading
+from halo_edge.cluster.session import Session
+from halo_edge.engine.engine import Engine
+from halo_edge.engine.sampling import SamplingParams
+from halo_edge.engine.sequence import Sequence as TokenSequence
+from halo_edge.errors import HaloError
+
+PROMPT: Final = tuple(range(10, 18))
+# Decoded and thrown away before what is measured: caches, timers and TCP's windows are warm then.
+WARM_TOKENS: Final = 3
+# Of prompt, warm tokens and measured tokens.
+CONTEXT: Final = 512
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """`gaps_ms`: from each token to the next. `waited_ms`: how long the token was waited for that
+    did not come in time; None when all came."""
+
+    gaps_ms: tuple[float, ...]
+    waited_ms: float | None = None
+
+    @property
+    def tpot(self) -> Reading:
+        """Mean time per token, ms. Cut short, it is over the tokens that came and the one that was
+        waited for: their true mean is that or more."""
+        if self.waited_ms is not None:
+            total = sum(self.gaps_ms) + self.waited_ms
+            return Reading(total / (len(self.gaps_ms) + 1), cut_short=True)
+        return Reading(sum(self.gaps_ms) / len(self.gaps_ms))
+
+    def __str__(self) -> str:
+        tpot = self.tpot
+        if tpot.cut_short:
+            return f"over {tpot.value:.0f} ms a token ({len(self.gaps_ms)} in time)"
+        return f"{tpot.value:.1f} ms a token"
+
+
+def gap_percentile(decodings: Sequence[Decoding], percent: float) -> float:
+    """Over all gaps, ms. A token that did not come in time counts as long as it was waited for."""
+    gaps = [gap for decoding in decodings for gap in decoding.gaps_ms]
+    gaps += [decoding.waited_ms for decoding in decodings if decoding.waited_ms is not None]
+    return float(np.percentile(gaps, percent))
+
+
+class Decoder:
+    """Decodes greedily with a session that nobody else uses, again and again the same prompt.
+
+    The text may be anything: random weights say nothing, and no token ends it. `clock`: seconds.
+    """
+
+    def __init__(
+        self, session: Session, context: int = CONTEXT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = Engine(
+            session.model.forward, session.gather, context=context, end_tokens=frozenset()
+        )
+        self._context = context
+        self._clock = clock
+        self._sequence: TokenSequence | None = None
+
+    def prepare(self) -> None:
+        """Begin anew: prompt and warm tokens. Raises `HaloError` as `Engine.step` does."""
+        if self._sequence is not None:
+            self._engine.release(self._sequence)
+        self._sequence = self._engine.add(PROMPT, SamplingParams(temperature=0))
+        for _ in range(1 + WARM_TOKENS):
+            self._token()
+
+    def decode(self, tokens: int, limit_s: float) -> Decoding:
+        """So many more tokens, but none later than `limit_s`; at least one is waited for.
+
+        Raises `HaloError` as `Engine.step` does, and where they do not fit into the context.
+        """
+        if len(PROMPT) + 1 + WARM_TOKENS + tokens > self._context:
+            raise HaloError(f"{tokens} tokens are too many for a context of {self._context}")
+        gaps_ms: list[float] = []
+        begun = before = self._clock()
+        for _ in range(tokens):
+            self._token()
+            now = self._clock()
+            if now - begun > limit_s:
+                # When it came after the time was up says how long the measurement was cleared
+                # away, not how long it would have taken.
+                waited_s = max(begun + limit_s - before, 0.0)
+                return Decoding(tuple(gaps_ms), waited_s * 1e3)
+            gaps_ms.append((now - before) * 1e3)
+            before = now
+        return Decoding(tuple(gaps_ms))
+
+    def _token(self) -> None:
+        while not self._engine.step():
+            pass

@@ -1,0 +1,137 @@
+"""What an experiment is, and how it is run: all configurations take turns, several times.
+
+An experiment's file declares its configurations (cases), how one of them is measured once, and how
+its rows are shown. The frame here knows nothing of models, networks or files.
+
+Taking turns: a machine's speed drifts by 10-20 % within minutes, and one that measured case after
+case would find that in its figures. Every second repetition goes backwards, so that what rises
+steadily within a repetition favours no case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from halo_edge.errors import HaloError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. `tokens`: of one measurement, after the first; what an experiment
+    without decode makes of it is its own. `limit_s`: after that time a measurement is cut short."""
+
+    repetitions: int
+    tokens: int
+    limit_s: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run of an experiment is given. `quick`: fewer cases, too."""
+
+    model: Path
+    size: Size
+    quick: bool = False
+
+
+class Case(Protocol):
+    """One configuration. Hashable."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Sample(Protocol):
+    """What one measurement of a case gave."""
+
+    def __str__(self) -> str:
+        """In a few words, for the progress line."""
+
+
+CaseT = TypeVar("CaseT", bound=Case)
+SampleT = TypeVar("SampleT", bound=Sample)
+RowT = TypeVar("RowT")
+
+
+@dataclass(frozen=True)
+class Opened(Generic[CaseT, SampleT]):
+    """An experiment's cases, ready to be measured. `warnings`: reasons to distrust what was
+    measured so far, one line each."""
+
+    measure: Callable[[CaseT], SampleT]
+    warnings: Callable[[], list[str]] = list
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[CaseT, SampleT, RowT]):
+    """`row` is the type of `rows`: a dataclass that JSON can hold. `model`: the shape of the
+    synthetic model it runs on (`model.synth.SHAPES`), or None for the demo model. `options`: what
+    else of the command line decides what it measures.
+
+    `table` and `plot` need nothing but rows, which may come from a file.
+    """
+
+    name: str
+    row: type[RowT]
+    model: str | None
+    full: Size
+    quick: Size
+    cases: Callable[[Settings], Sequence[CaseT]]
+    open: Callable[
+        [Settings, Sequence[CaseT], Tell], AbstractContextManager[Opened[CaseT, SampleT]]
+    ]
+    rows: Callable[[Mapping[CaseT, Sequence[SampleT]]], list[RowT]]
+    table: Callable[[Sequence[RowT]], str]
+    plot: Callable[[Sequence[RowT]], Figure] | None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured(Generic[RowT]):
+    """What a run gave."""
+
+    rows: list[RowT]
+    warnings: list[str]
+
+
+def measure(
+    experiment: Experiment[CaseT, SampleT, RowT], settings: Settings, tell: Tell
+) -> Measured[RowT]:
+    """Run it. `tell` is given a line after each measurement. Raises `HaloError`."""
+    cases = experiment.cases(settings)
+    if len(set(cases)) != len(cases):
+        raise ValueError(f"{experiment.name} has a case twice")
+    taken: dict[CaseT, list[SampleT]] = {case: [] for case in cases}
+    repetitions = settings.size.repetitions
+    with experiment.open(settings, cases, tell) as opened:
+        for repetition, case in turns(cases, repetitions):
+            sample = opened.measure(case)
+            taken[case].append(sample)
+            tell(f"{experiment.name} {repetition + 1}/{repetitions}, {case.name}: {sample}")
+        warnings = opened.warnings()
+    return Measured(experiment.rows(taken), warnings)
+
+
+def turns(cases: Sequence[CaseT], repetitions: int) -> Iterator[tuple[int, CaseT]]:
+    """(repetition, case), in the order in which they are measured."""
+    for repetition in range(repetitions):
+        for case in cases if repetition % 2 == 0 else reversed(cases):
+            yield repetition, case
+
+
+def sized(size: Size, repetitions: int | None = None, tokens: int | None = None) -> Size:
+    """`size` with what was asked for otherwise. Raises `HaloError` for nothing to measure."""
+    repetitions = size.repetitions if repetitions is None else repetitions
+    tokens = size.tokens if tokens is None else tokens
+    if repetitions < 1 or tokens < 1:
+        raise HaloError("there is nothing to measure in 0 repetitions or 0 tokens")
+    return Size(repetitions, tokens, size.limit_s)

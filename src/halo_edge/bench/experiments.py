@@ -1,0 +1,30 @@
+"""All experiments, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from halo_edge.bench.burst import BURSTS
+from halo_edge.bench.experiment import Experiment
+from halo_edge.bench.loss import LOSS
+from halo_edge.bench.outage import OUTAGE
+from halo_edge.bench.overhead import overhead
+from halo_edge.bench.prefill import PREFILL
+from halo_edge.bench.quality import quality
+from halo_edge.bench.scaling import SCALING
+
+AnyExperiment = Experiment[Any, Any, Any]
+LAB_EXPERIMENTS: Final = (LOSS, BURSTS, OUTAGE, SCALING)
+
+
+def usual_experiments() -> Mapping[str, AnyExperiment]:
+    """With the options that they have when nothing else is said."""
+    every: tuple[AnyExperiment, ...] = (
+        overhead(),
+        PREFILL,
+        *LAB_EXPERIMENTS,
+        quality(Path("text")),
+    )
+    return {experiment.name: experiment for experiment in every}

@@ -1,0 +1,37 @@
+"""Decoding against a clock that the test moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from halo_edge.bench.decoding import Decoder, Decoding, gap_percentile
+from halo_edge.bench.median import Reading
+from halo_edge.cluster.session import SessionOptions, open_session
+from halo_edge.errors import HaloError
+
+
+def test_tpot_and_percentiles() -> None:
+    whole = Decoding((10.0, 20.0, 30.0))
+    assert whole.tpot == Reading(20.0)
+    stopped = Decoding((10.0, 20.0), waited_ms=300.0)
+    assert stopped.tpot == Reading(110.0, cut_short=True)
+    assert str(stopped) == "over 110 ms a token (2 in time)"
+    assert gap_percentile([whole, stopped], 100) == 300.0
+    assert gap_percentile([whole, stopped], 50) == 20.0
+
+
+def test_a_decode_ends_when_its_time_is_up(tiny_model: Path) -> None:
+    """By this clock each reading is a second after the last."""
+    seconds = iter(range(10_000))
+    with open_session(SessionOptions(tiny_model, 1, 128)) as session:
+        decoder = Decoder(session, 128, clock=lambda: float(next(seconds)))
+        decoder.prepare()
+        assert decoder.decode(3, limit_s=60).gaps_ms == (1000.0, 1000.0, 1000.0)
+        decoder.prepare()
+        stopped = decoder.decode(100, limit_s=5.5)
+        assert stopped.gaps_ms == (1000.0,) * 5
+        assert stopped.waited_ms == pytest.approx(500.0)
+        with pytest.raises(HaloError, match="too many for a context of 128"):
+            decoder.decode(128, limit_s=1)

@@ -1,0 +1,95 @@
+"""The lab's experiments, small: a tiny model, few tokens, two losses. Figures are not judged."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halo_edge.bench.burst import BURSTS
+from halo_edge.bench.experiment import Experiment, Settings, Size, measure
+from halo_edge.bench.loss import LOSS, Case
+from halo_edge.bench.outage import CUT_S, OUTAGE
+from halo_edge.bench.result import document, rows_of
+from halo_edge.bench.scaling import CASES, SCALING, amdahl
+from halo_edge.cluster.messages import Transport
+
+
+@pytest.fixture(autouse=True)
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform != "linux" or os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+        pytest.skip("needs Linux, root and /dev/net/tun")
+    monkeypatch.setenv("HALO_EDGE_CACHE", str(tmp_path))
+
+
+def rows_measured(
+    experiment: Experiment[Any, Any, Any], cases: list[Any], model: Path, size: Size
+) -> list[Any]:
+    """As the command line has them: through JSON, shown as a table and a plot."""
+    small = replace(experiment, cases=lambda _: cases)
+    settings = Settings(model, size)
+    rows = rows_of(document(small, settings, measure(small, settings, lambda _: None)), small)
+    assert small.table(rows).count("\n") >= len(rows) + 1
+    if small.plot is not None:
+        pytest.importorskip("matplotlib")
+        small.plot(rows)
+    return list(rows)
+
+
+def test_loss(tiny_model: Path) -> None:
+    cases = [Case(Transport.UDP, 0.0), Case(Transport.UDP, 0.3)]
+    rows = rows_measured(LOSS, cases, tiny_model, Size(2, 30, 30.0))
+    clean, lossy = rows
+    assert (clean.transport, clean.policy, clean.loss) == ("udp", "strict", 0.0)
+    assert clean.realised_loss == 0
+    assert lossy.realised_loss == pytest.approx(0.3, abs=0.08)
+    assert lossy.tpot_ms > 0
+    assert clean.ratio == 1
+
+
+def test_a_measurement_that_takes_too_long_is_cut_short_and_the_next_is_not(
+    tiny_model: Path,
+) -> None:
+    """At 95 % loss nothing comes; then the links are good again."""
+    cases = [Case(Transport.UDP, 0.95), Case(Transport.UDP, 0.0)]
+    hopeless, clean = rows_measured(LOSS, cases, tiny_model, Size(1, 200, 1.0))
+    assert hopeless.tpot_ms is None
+    assert hopeless.at_least_ms > 5
+    assert clean.loss == 0.0
+
+
+def test_burst(tiny_model: Path) -> None:
+    cases = [case for case in BURSTS.cases(Settings(tiny_model, BURSTS.quick))
+             if case.transport is Transport.UDP]  # fmt: skip
+    clean, bursts = rows_measured(BURSTS, cases, tiny_model, Size(1, 60, 30.0))
+    assert clean.realised_loss == 0 < bursts.realised_loss
+    assert bursts.max_gap_ms >= bursts.p99_gap_ms >= bursts.median_gap_ms > 0
+
+
+def test_outage(tiny_model: Path) -> None:
+    """The cut is in the gaps: some token took as long."""
+    cases = [case for case in OUTAGE.cases(Settings(tiny_model, OUTAGE.quick))
+             if case.transport is Transport.UDP]  # fmt: skip
+    (row,) = rows_measured(OUTAGE, cases, tiny_model, Size(1, 450, 60.0))
+    assert row.max_gap_ms > CUT_S * 900
+    assert row.median_gap_ms < 500
+    assert len(row.token_s) == len(row.gaps_ms) == 450
+
+
+def test_scaling(tiny_model: Path) -> None:
+    one, two = rows_measured(SCALING, list(CASES[:2]), tiny_model, Size(1, 10, 30.0))
+    assert one.factor == 1
+    assert two.factor > 0
+    assert two.bound < 2
+    assert one.spent.worker is None
+    assert two.spent.worker.compute_ms > 0
+
+
+def test_amdahl() -> None:
+    assert amdahl(0.25, 1) == 1
+    assert amdahl(0.25, 4) == pytest.approx(1 / (0.25 + 0.75 / 4))
+    assert amdahl(0, 8) == 8
