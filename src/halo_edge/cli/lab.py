@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
 from typer import Argument, Exit, Option, Typer
 
-from halo_edge.cli.console import notes
+from halo_edge.cli import simulate
+from halo_edge.cli.console import notes, print_json
+from halo_edge.cli.options import Json
 from halo_edge.lab import running
+from halo_edge.lab.capacity import measure_capacity
 from halo_edge.lab.impairment import parse_impairment
 from halo_edge.lab.lab import Lab, check_possible
 from halo_edge.lab.spec import built_in, read_spec
@@ -102,6 +106,21 @@ def down(
         notes.print("no lab is up, and nothing of one is left")
 
 
+@app.command()
+def capacity(json: Json = False) -> None:
+    """How many packets a second the forwarder of a lab carries on this machine."""
+    found = measure_capacity(_tell)
+    if json:
+        print_json(asdict(found))
+        return
+    bound = "at least " if found.at_least else ""
+    print(
+        f"{bound}{found.packets_per_s:,.0f} packets/s of 1400 bytes, with {found.busy:.0%} of a "
+        f"core; a packet that travels alone takes "
+        f"{found.latency_median_s * 1e6:.0f} us (median), {found.latency_p99_s * 1e6:.0f} us (99 %)"
+    )
+
+
 @app.command(name="list")
 def show() -> None:
     """The labs of this machine, and the descriptions that come with the package."""
@@ -150,3 +169,8 @@ def _report(lab: Lab) -> None:
 
 def _tell(line: str) -> None:
     notes.print(line, style="dim", soft_wrap=True)
+
+
+app.command()(simulate.simulate)
+app.command()(simulate.fuzz)
+app.command()(simulate.profile)

@@ -12,7 +12,6 @@ import gc
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from dataclasses import replace
@@ -22,25 +21,20 @@ from typing import Final, NoReturn
 import msgspec
 
 from halo_edge.errors import HaloError
-from halo_edge.lab.forwarder_control import (
-    MAX_MESSAGE_BYTES,
-    DeviceStatus,
-    Failed,
-    Reply,
-    Request,
-    SetLink,
-    Status,
-)
+from halo_edge.lab.control_server import ControlServer
+from halo_edge.lab.forwarder_control import DeviceStatus, Failed, Reply, Request, SetLink, Status
 from halo_edge.lab.link import Link, LinkSettings
 from halo_edge.lab.switch import Port, Switch
 from halo_edge.lab.tap import MAX_FRAME, open_tap
 
 READY: Final = "ready"
-# Frames read from one TAP before the others have their turn.
+# Frames read, or handed over, before others have their turn.
 BATCH: Final = 32
+# The guess of how late a timer rings: by how much it changes each time, and its bound.
+TIMER_STEP_S: Final = 1e-6
+MAX_TIMER_LATE_S: Final = 200e-6
 # A frame later than this distorts what is measured through it.
 LATE_S: Final = 0.001
-MAX_CLIENTS: Final = 16
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_TIMERSLACK: Final = 29
 
@@ -76,7 +70,6 @@ class Forwarder:
     """The TAPs, the switch between them, and the books. Raises `HaloError`."""
 
     def __init__(self, start: ForwarderStart) -> None:
-        self._devices = [port.device for port in start.ports]
         self._links = {
             port.device: (
                 Link(port.up, f"{start.seed}/{port.device}/up"),
@@ -85,38 +78,70 @@ class Forwarder:
             for port in start.ports
         }
         macs = [bytes.fromhex(port.mac.replace(":", "")) for port in start.ports]
-        self._switch = Switch(
-            [Port(mac, *self._links[d]) for mac, d in zip(macs, self._devices, strict=True)]
-        )
+        links = self._links.values()
+        self._switch = Switch([Port(mac, *link) for mac, link in zip(macs, links, strict=True)])
         self._taps = [open_tap(p.namespace, start.interface, p.mac) for p in start.ports]
         self._began, self._cpu_began = time.monotonic(), time.process_time()
         self._frames = 0
         self._late = 0
+        self._late_s = 0.0
         self._worst_late_s = 0.0
+        self._behind_s = 0.0
+        self._timer_late_s = 0.0
 
-    def run(self, control: socket.socket) -> None:
-        """Forward until SystemExit. `control` listens, and does not block."""
+    def run(self, control: ControlServer) -> None:
+        """Forward until SystemExit."""
         ports = {tap: port for port, tap in enumerate(self._taps)}
-        clients: dict[int, socket.socket] = {}
+        keeps_up, kept_up_at = True, 0.0
         while True:
-            self._hand_over()
-            next_due = self._switch.next_due
-            wait_s = None if next_due is None else max(0.0, next_due - time.monotonic())
-            # Exact to the microsecond, where epoll and poll count milliseconds.
-            sources = [*self._taps, control.fileno(), *clients]
-            for source in select.select(sources, (), (), wait_s)[0]:
+            ready = self._wait([*ports, *control.sources])
+            began, late = time.monotonic(), self._late
+            if keeps_up:
+                kept_up_at = began
+            keeps_up = True
+            for source in ready:
                 if source in ports:
-                    self._take_in(source, ports[source])
-                elif source not in clients:
-                    self._accept(control, clients)
-                elif not self._answer(clients[source]):
-                    clients.pop(source).close()
+                    try:
+                        keeps_up &= self._take_in(source, ports[source])
+                    except OSError:  # its namespace is gone
+                        del ports[source]
+                    self._hand_over()
+                else:
+                    control.serve(source, self._answer)
+            self._hand_over()
+            now = time.monotonic()
+            if self._late > late or now - kept_up_at > LATE_S:
+                self._behind_s += now - began
+
+    def _wait(self, sources: list[int]) -> list[int]:
+        """Until some of `sources` are readable, which are returned, or a frame is due.
+
+        A kernel's timers ring late, by some 50 us in a virtual machine. They are set earlier by the
+        median of that.
+        """
+        next_due = self._switch.next_due
+        if next_due is None:
+            return select.select(sources, (), ())[0]
+        rings_at = next_due - self._timer_late_s
+        wait_s = rings_at - time.monotonic()
+        if wait_s <= 0:
+            return select.select(sources, (), (), 0)[0]
+        # Exact to the microsecond, where epoll and poll count milliseconds.
+        ready = select.select(sources, (), (), wait_s)[0]
+        if not ready:
+            later = time.monotonic() - rings_at > self._timer_late_s
+            guess_s = self._timer_late_s + (TIMER_STEP_S if later else -TIMER_STEP_S)
+            self._timer_late_s = min(guess_s, MAX_TIMER_LATE_S)
+        return ready
+
+    def _answer(self, message: bytes) -> bytes:
+        return msgspec.json.encode(self.handle(message))
 
     def handle(self, message: bytes) -> Reply:
         """Do what a request says."""
         try:
             request = msgspec.json.decode(message, type=Request)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             return Failed(f"not a request: {error}")
         if isinstance(request, SetLink):
             links = self._links.get(request.device)
@@ -125,51 +150,36 @@ class Forwarder:
             links[0].settings, links[1].settings = request.up, request.down
         return self._status()
 
-    def _take_in(self, tap: int, port: int) -> None:
+    def _take_in(self, tap: int, port: int) -> bool:
+        """Whether that was all it had. Raises OSError when it is gone."""
         for _ in range(BATCH):
             try:
                 frame = os.read(tap, MAX_FRAME)
-            except OSError:  # no more, or the interface is down
-                return
+            except BlockingIOError:
+                return True
             self._switch.frame(port, frame, time.monotonic())
+        return False
 
     def _hand_over(self) -> None:
         due, now = self._switch.due, time.monotonic()
-        while (found := due(now)) is not None:
+        for _ in range(BATCH):
+            found = due(now)
+            if found is None:
+                return
             at, port, frame = found
             with contextlib.suppress(OSError):  # the interface is down
                 os.write(self._taps[port], frame)
             now = time.monotonic()
             self._frames += 1
             late_s = now - at
+            self._late_s += late_s
             if late_s > LATE_S:
                 self._late += 1
                 self._worst_late_s = max(self._worst_late_s, late_s)
 
-    def _accept(self, control: socket.socket, clients: dict[int, socket.socket]) -> None:
-        with contextlib.suppress(OSError):
-            client, _ = control.accept()
-            if len(clients) >= MAX_CLIENTS:
-                client.close()
-                return
-            client.setblocking(False)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
-            clients[client.fileno()] = client
-
-    def _answer(self, client: socket.socket) -> bool:
-        """Whether the client is still there."""
-        try:
-            message = client.recv(MAX_MESSAGE_BYTES)
-            if message:
-                client.send(msgspec.json.encode(self.handle(message)))
-        except BlockingIOError:  # it asks without reading the answers: it misses this one
-            return True
-        except OSError:
-            return False
-        return bool(message)
-
     def _status(self) -> Status:
         elapsed_s = max(time.monotonic() - self._began, 1e-9)
+        cpu_s = time.process_time() - self._cpu_began
         return Status(
             devices={
                 device: DeviceStatus(
@@ -179,8 +189,11 @@ class Forwarder:
             },
             frames=self._frames,
             late=self._late,
+            late_s=self._late_s,
             worst_late_s=self._worst_late_s,
-            busy=(time.process_time() - self._cpu_began) / elapsed_s,
+            behind_s=self._behind_s,
+            cpu_s=cpu_s,
+            busy=cpu_s / elapsed_s,
             overflowed=self._switch.overflowed,
         )
 
@@ -207,16 +220,11 @@ def main() -> None:
     if os.getppid() != start.parent:  # it died before we could ask
         sys.exit(1)
     try:
-        forwarder = Forwarder(start)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
-            control.bind(start.control)
-            control.listen()
-            control.setblocking(False)
-            Path(start.control).chmod(0o600)
-            _be_prompt(start.cores)
-            print(READY, flush=True)
-            forwarder.run(control)
-    except HaloError as error:
+        forwarder, control = Forwarder(start), ControlServer(Path(start.control))
+        _be_prompt(start.cores)
+        print(READY, flush=True)
+        forwarder.run(control)
+    except (HaloError, OSError) as error:
         sys.exit(f"halo: {error}")
 
 

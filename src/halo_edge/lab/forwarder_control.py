@@ -43,13 +43,21 @@ class DeviceStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """The forwarder since its start. `late`: frames handed over more than `LATE_S` after they were
-    due; `busy`: the share of a core that it used; `overflowed`: frames it had no memory for."""
+    """The forwarder since its start.
+
+    `frames`: handed over; `late`: of these, more than `LATE_S` after they were due; `late_s`: how
+    late all were in total; `behind_s`: the time in which frames were late, or a device's frames
+    kept coming for longer than that before all were taken in; `cpu_s`: the CPU time that it used,
+    and `busy`: the share of a core; `overflowed`: frames it had no memory for.
+    """
 
     devices: dict[str, DeviceStatus]
     frames: int
     late: int
+    late_s: float = 0.0
     worst_late_s: float
+    behind_s: float = 0.0
+    cpu_s: float = 0.0
     busy: float
     overflowed: int
 
@@ -76,6 +84,7 @@ class ForwarderClient:
             answer = self._socket.recv(MAX_MESSAGE_BYTES)
             reply: Reply = msgspec.json.decode(answer, type=Reply)
         except (OSError, msgspec.DecodeError):
+            self.close()  # a late answer would be taken for that to the next request
             raise HaloError("the lab's forwarder has ended; take the lab down") from None
         if isinstance(reply, Failed):
             raise HaloError(f"the lab's forwarder refused: {reply.error}")

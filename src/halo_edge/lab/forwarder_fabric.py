@@ -3,55 +3,34 @@
 from __future__ import annotations
 
 import os
-import select
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
-from halo_edge.errors import HaloError
-from halo_edge.lab.fabric import DeviceCounters
-from halo_edge.lab.forwarder import LATE_S, READY, ForwarderStart, PortStart
-from halo_edge.lab.forwarder_control import Ask, ForwarderClient, SetLink
-from halo_edge.lab.link import LinkSettings
+from halo_edge.lab.forwarder import LATE_S, ForwarderStart, PortStart
+from halo_edge.lab.links_process import ProcessFabric, started
 from halo_edge.lab.names import LabNames
 from halo_edge.lab.namespaces import frames_dropped
 from halo_edge.lab.spec import LabSpec
 
-START_TIMEOUT_S: Final = 20.0
-END_TIMEOUT_S: Final = 5.0
 # Beyond these the forwarder, and not the links, decides what is measured.
 MAX_LATE_SHARE: Final = 0.01
 MAX_BUSY: Final = 0.8
 
 
-class ForwarderFabric:
+class ForwarderFabric(ProcessFabric):
     """A `Fabric`, over a forwarder that runs already."""
 
     def __init__(self, spec: LabSpec, names: LabNames) -> None:
+        super().__init__(names.control)
         self._spec = spec
         self._names = names
-        self._client = ForwarderClient(names.control)
 
     def describe(self) -> str:
         return "links by a forwarder of every packet"
 
-    def links(self) -> dict[str, tuple[LinkSettings, LinkSettings]]:
-        devices = self._client.ask(Ask()).devices
-        return {name: (status.up, status.down) for name, status in devices.items()}
-
-    def set_link(self, device: str, up: LinkSettings, down: LinkSettings) -> None:
-        self._client.ask(SetLink(device, up, down))
-
-    def counters(self) -> dict[str, DeviceCounters]:
-        devices = self._client.ask(Ask()).devices
-        return {
-            name: DeviceCounters(status.up_counters, status.down_counters)
-            for name, status in devices.items()
-        }
-
     def warnings(self) -> list[str]:
-        status, found = self._client.ask(Ask()), []
+        status, found = self.status(), []
         if status.late > MAX_LATE_SHARE * status.frames:
             found.append(
                 f"{status.late:,} of {status.frames:,} packets were forwarded over "
@@ -75,9 +54,6 @@ class ForwarderFabric:
                 )
         return found
 
-    def close(self) -> None:
-        self._client.close()
-
 
 def _cores(spec: LabSpec) -> list[int]:
     """Those that no device is pinned to, or all if there are none."""
@@ -100,29 +76,8 @@ def started_forwarder(spec: LabSpec, names: LabNames) -> Iterator[ForwarderFabri
         cores=_cores(spec),
         parent=os.getpid(),
     )
-    process = subprocess.Popen(
-        start.command(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None and process.stderr is not None
-        readable, _, _ = select.select([process.stdout], (), (), START_TIMEOUT_S)
-        if not readable or process.stdout.readline().strip() != READY:
-            process.kill()
-            reason = process.stderr.read().strip().splitlines() or ["it did not start"]
-            raise HaloError(f"the lab's forwarder: {reason[-1].removeprefix('halo: ')}")
-        fabric = ForwarderFabric(spec, names)
-        try:
-            yield fabric
-        finally:
-            fabric.close()
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+    with (
+        started(start.command(), "the lab's forwarder"),
+        closing(ForwarderFabric(spec, names)) as fabric,
+    ):
+        yield fabric

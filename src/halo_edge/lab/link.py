@@ -85,6 +85,31 @@ class LinkSettings:
         return 1 - (1 - self.loss) * (1 - burst)
 
 
+class BurstState:
+    """Whether a bursting link is bad, from moment to moment. Randomness comes from `rng`."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._random = rng
+        self._bad = False
+        self.changes_at = -math.inf
+        """When it changes next, as of the last call of `bad`."""
+
+    def bad(self, burst: Burst, now: float) -> bool:
+        """Whether the link is bad at `now` (seconds, never going back)."""
+        cycle_s = (burst.good_ms + burst.bad_ms) / 1e3
+        if now - self.changes_at > FORGET_AFTER_CYCLES * cycle_s:
+            self._bad = self._random.random() < burst.bad_ms / (1e3 * cycle_s)
+            self.changes_at = now + self._stay_s(burst)
+        while self.changes_at <= now:
+            self._bad = not self._bad
+            self.changes_at += self._stay_s(burst)
+        return self._bad
+
+    def _stay_s(self, burst: Burst) -> float:
+        mean_ms = burst.bad_ms if self._bad else burst.good_ms
+        return self._random.expovariate(1e3 / mean_ms)
+
+
 class Arrival(NamedTuple):
     """A packet that gets through. `damaged`: the bit (from 0) that is flipped on the way, or -1."""
 
@@ -121,8 +146,7 @@ class Link:
         self._random = random.Random(self.seed)
         self._free_at = -math.inf  # when the rate lets the next packet begin
         self._last_arrival = -math.inf
-        self._bad = False
-        self._changes_at = -math.inf  # when the burst state changes next
+        self._burst = BurstState(self._random)
 
     def send(self, nbytes: int, now: float) -> tuple[Arrival, ...]:
         """A packet of `nbytes` enters at `now` (seconds, never going back): its arrivals.
@@ -143,7 +167,7 @@ class Link:
             leaves = self._free_at = begins + nbytes * 8e-6 / settings.rate_mbit
         if rng.random() < settings.loss or (
             settings.burst is not None
-            and self._in_burst(settings.burst, now)
+            and self._burst.bad(settings.burst, now)
             and rng.random() < settings.burst.loss
         ):
             counters.lost += 1
@@ -163,18 +187,3 @@ class Link:
         if settings.corrupt and rng.random() < settings.corrupt:
             return Arrival(at, rng.randrange(8 * nbytes))
         return Arrival(at)
-
-    def _in_burst(self, burst: Burst, now: float) -> bool:
-        rng = self._random
-        cycle_s = (burst.good_ms + burst.bad_ms) / 1e3
-        if now - self._changes_at > FORGET_AFTER_CYCLES * cycle_s:
-            self._bad = rng.random() < burst.bad_ms / (1e3 * cycle_s)
-            self._changes_at = now + self._stay_s(burst)
-        while self._changes_at <= now:
-            self._bad = not self._bad
-            self._changes_at += self._stay_s(burst)
-        return self._bad
-
-    def _stay_s(self, burst: Burst) -> float:
-        mean_ms = burst.bad_ms if self._bad else burst.good_ms
-        return self._random.expovariate(1e3 / mean_ms)

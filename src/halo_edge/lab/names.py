@@ -27,6 +27,7 @@ class LabNames:
         self.lock = self.directory / "lock"
         self.hosts = self.directory / "hosts"
         self.control = self.directory / "forwarder"
+        self.netem = self.directory / "netem"
 
     def namespace(self, device: str) -> str:
         return f"halo.{self.lab}.{device}"

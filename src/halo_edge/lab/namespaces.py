@@ -6,6 +6,7 @@ Nothing here knows of labs or links.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Final
 
-from pyroute2 import NetNS, netns
+from pyroute2 import IPRoute, netns
+from pyroute2.netlink.exceptions import NetlinkError
 
 from halo_edge.errors import HaloError
 
@@ -46,10 +48,13 @@ def existing(prefix: str) -> list[str]:
 
 @contextmanager
 def inside(name: str) -> Iterator[None]:
-    """This thread's network is the namespace's meanwhile."""
+    """This thread's network is the namespace's meanwhile. Raises `HaloError` if there is none."""
     ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        netns.setns(name)
+        try:
+            netns.setns(name, flags=0)  # by default it would make what is not there
+        except OSError as error:
+            raise _cannot(name, error) from None
         try:
             yield
         finally:
@@ -67,16 +72,12 @@ def configure(
     lost. Raises `HaloError`.
     """
     network = ip_interface(f"{address}/{prefix_length}").network
-    try:
-        with inside(name):  # no router solicitations, no duplicate address detection
+    with _netlink(name) as netlink:
+        # No router solicitations, no duplicate address detection.
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
-    except FileNotFoundError:
-        pass  # a kernel without IPv6
-    except OSError as error:
-        raise HaloError(f"cannot configure the namespace {name}: {error.strerror}") from None
-    with NetNS(name) as netlink:
-        netlink.link("set", index=netlink.link_lookup(ifname="lo")[0], state="up")
-        index = netlink.link_lookup(ifname=interface)[0]
+        netlink.link("set", index=_index(netlink, "lo"), state="up")
+        index = _index(netlink, interface)
         netlink.link("set", index=index, state="up", txqlen=QUEUE_FRAMES)
         netlink.addr("add", index=index, address=address, prefixlen=prefix_length)
         for ip, mac in neighbours.items():
@@ -94,7 +95,28 @@ def configure(
 
 
 def frames_dropped(name: str, interface: str) -> int:
-    """How many frames the queue of `interface` had no room for."""
-    with NetNS(name) as netlink:
-        (link,) = netlink.link("get", ifname=interface)
+    """How many frames the queue of `interface` had no room for. Raises `HaloError`."""
+    with _netlink(name) as netlink:
+        (link,) = netlink.link("get", index=_index(netlink, interface))
         return int(link.get_attr("IFLA_STATS64")["tx_dropped"])
+
+
+@contextmanager
+def _netlink(name: str) -> Iterator[IPRoute]:
+    """Talk to the kernel about the namespace, and be inside. Raises `HaloError`."""
+    try:
+        with inside(name), IPRoute() as netlink:
+            yield netlink
+    except (OSError, NetlinkError) as error:
+        raise _cannot(name, error) from None
+
+
+def _index(netlink: IPRoute, interface: str) -> int:
+    for index in netlink.link_lookup(ifname=interface):
+        return int(index)
+    raise OSError(errno.ENODEV, f"no interface {interface}")
+
+
+def _cannot(name: str, error: Exception) -> HaloError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return HaloError(f"cannot enter or change the network namespace {name}: {reason}")

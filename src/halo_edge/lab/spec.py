@@ -43,6 +43,13 @@ class Action(StrEnum):
 _FOR_WORKERS: Final = (Action.KILL, Action.RESTART, Action.STOP, Action.CONTINUE)
 
 
+class FabricKind(StrEnum):
+    """What makes the links."""
+
+    NETEM = "netem"
+    FORWARDER = "forwarder"
+
+
 @dataclass(frozen=True)
 class DeviceSpec:
     """`speed`: CPU time it may use, in cores of this machine (None: no limit). `cores`: where it
@@ -72,12 +79,14 @@ class Event:
 
 @dataclass(frozen=True)
 class LabSpec:
-    """`devices[0]` is the root. Events are in the order of their times."""
+    """`devices[0]` is the root. Events are in the order of their times. `fabric`: None for the best
+    there is."""
 
     name: str
     devices: tuple[DeviceSpec, ...]
     seed: int = 0
     events: tuple[Event, ...] = ()
+    fabric: FabricKind | None = None
 
     @property
     def root(self) -> DeviceSpec:
@@ -128,7 +137,8 @@ def parse_spec(toml: bytes, name: str) -> LabSpec:
         if len(set(names)) != len(names) or len(names) > MAX_DEVICES:
             raise ValueError(f"up to {MAX_DEVICES} devices, each with a name of its own")
         events = sorted((_event(table, names) for table in file.event), key=lambda e: e.at_s)
-        return LabSpec(file.name or _as_name(name), devices, file.seed, tuple(events))
+        name = file.name or _as_name(name)
+        return LabSpec(name, devices, file.seed, tuple(events), file.fabric)
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise HaloError(f"lab {name}: {reason}; see docs/lab.md") from None
@@ -190,6 +200,7 @@ class _File(_Table, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{1,{_MAX_NAME}}}$")] | None = None
     seed: int = 0
     event: Annotated[list[_EventTable], Meta(max_length=MAX_EVENTS)] = []
+    fabric: FabricKind | None = None
 
 
 def _devices(table: _DeviceTable) -> list[DeviceSpec]:

@@ -15,6 +15,8 @@ from halo_edge.lab.link import Link
 
 HEADER_BYTES: Final = 14  # Ethernet's; damage spares it, as a damaged address would be loss
 MAX_QUEUED_BYTES: Final = 64 << 20
+# What Python needs to keep a frame, beside its bytes.
+KEEPING_BYTES: Final = 256
 MULTICAST_BIT: Final = 1
 _AT_SWITCH: Final = -1
 
@@ -52,7 +54,7 @@ class Switch:
         events = self._events
         while events and events[0][0] <= now:
             at, _, port, source, frame = heapq.heappop(events)
-            self._queued_bytes -= len(frame)
+            self._queued_bytes -= len(frame) + KEEPING_BYTES
             if port != _AT_SWITCH:
                 return at, port, frame
             for receiver in self._receivers(source, frame):
@@ -80,7 +82,7 @@ class Switch:
                 return
             passed = frame if damaged < 0 else _damage(frame, damaged)
             self._serial += 1
-            self._queued_bytes += len(frame)
+            self._queued_bytes += len(frame) + KEEPING_BYTES
             heapq.heappush(self._events, (at, self._serial, port, source, passed))
 
 
