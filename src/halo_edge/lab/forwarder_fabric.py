@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final
 
 from halo_edge.lab.forwarder import LATE_S, ForwarderStart, PortStart
+from halo_edge.lab.forwarder_control import Status
 from halo_edge.lab.links_process import ProcessFabric, started
 from halo_edge.lab.names import LabNames
 from halo_edge.lab.namespaces import frames_dropped
@@ -15,7 +17,7 @@ from halo_edge.lab.spec import LabSpec
 
 # Beyond these the forwarder, and not the links, decides what is measured.
 MAX_LATE_SHARE: Final = 0.01
-MAX_BUSY: Final = 0.8
+MAX_BEHIND: Final = 0.1
 
 
 class ForwarderFabric(ProcessFabric):
@@ -30,21 +32,7 @@ class ForwarderFabric(ProcessFabric):
         return "links by a forwarder of every packet"
 
     def warnings(self) -> list[str]:
-        status, found = self.status(), []
-        if status.late > MAX_LATE_SHARE * status.frames:
-            found.append(
-                f"{status.late:,} of {status.frames:,} packets were forwarded over "
-                f"{LATE_S * 1e3:.0f} ms late (worst: {status.worst_late_s * 1e3:.0f} ms): this "
-                f"machine is too busy for the lab's delays"
-            )
-        if status.busy > MAX_BUSY:
-            found.append(
-                f"the forwarder used {status.busy:.0%} of a core: it, and not the links, may set "
-                f"the pace"
-            )
-        if status.overflowed:
-            found.append(f"the forwarder had no memory for {status.overflowed:,} packets")
-        names = self._names
+        found, names = complaints(self.status()), self._names
         for device in self._spec.devices:
             dropped = frames_dropped(names.namespace(device.name), names.interface)
             if dropped:
@@ -53,6 +41,26 @@ class ForwarderFabric(ProcessFabric):
                     f"keep up"
                 )
         return found
+
+
+def complaints(status: Status) -> list[str]:
+    """Why a forwarder in this state is not to be trusted, one line each."""
+    found = []
+    if status.late > MAX_LATE_SHARE * status.frames:
+        found.append(
+            f"{status.late:,} of {status.frames:,} packets were forwarded over "
+            f"{LATE_S * 1e3:.0f} ms late (worst: {status.worst_late_s * 1e3:.0f} ms): this "
+            f"machine is too busy for the lab's delays"
+        )
+    elapsed_s = status.cpu_s / status.busy if status.busy else math.inf
+    if status.behind_s > MAX_BEHIND * elapsed_s:
+        found.append(
+            f"packets waited for the forwarder in {status.behind_s / elapsed_s:.0%} of the time: "
+            f"it, and not the links, may have set the pace"
+        )
+    if status.overflowed:
+        found.append(f"the forwarder had no memory for {status.overflowed:,} packets")
+    return found
 
 
 def _cores(spec: LabSpec) -> list[int]:
