@@ -14,9 +14,10 @@ from halo_edge.bench.overhead import overhead
 from halo_edge.bench.prefill import PREFILL
 from halo_edge.bench.quality import quality
 from halo_edge.bench.scaling import SCALING
+from halo_edge.bench.validation import VALIDATION
 
 AnyExperiment = Experiment[Any, Any, Any]
-LAB_EXPERIMENTS: Final = (LOSS, BURSTS, OUTAGE, SCALING)
+LAB_EXPERIMENTS: Final = (LOSS, BURSTS, OUTAGE, SCALING, VALIDATION)
 
 
 def usual_experiments() -> Mapping[str, AnyExperiment]:

@@ -22,6 +22,7 @@ from halo_edge.bench.quality import quality
 from halo_edge.bench.report import render, write_plots
 from halo_edge.bench.result import Document, document, rows_of, to_json
 from halo_edge.bench.scaling import SCALING
+from halo_edge.bench.validation import VALIDATION
 from halo_edge.cli.compute import model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
 from halo_edge.cli.grouped import grouped
@@ -95,6 +96,11 @@ def _scaling(*, options: BenchOptions) -> None:
     _run(SCALING, options)
 
 
+def _validation(*, options: BenchOptions) -> None:
+    """The simulator's TPOT against the lab's (Linux, root)."""
+    _run(VALIDATION, options)
+
+
 def _all(*, text: Text | None = None, options: BenchOptions) -> None:
     """Every experiment: those of the lab where it is possible, perplexity where --text is given."""
     experiments: list[Experiment[Any, Any, Any]] = [overhead(), PREFILL]
@@ -133,6 +139,7 @@ for _command in (
     _burst,
     _outage,
     _scaling,
+    _validation,
     _all,
     _report,
 ):
