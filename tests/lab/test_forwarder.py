@@ -318,6 +318,7 @@ def test_loss_is_that_of_the_seed(lab: None) -> None:
             n0.send(b"%d" % i)
             if i % 2000 == 1999:  # not more than the interface's queue holds
                 wait_for(lambda: client.ask(Ask()).devices["n1"].down_counters.offered > i)  # noqa: B023
+        wait_for(lambda: client.ask(Ask()).frames == len(expected))  # none is in the switch still
         counted = client.ask(Ask()).devices["n1"].down_counters
         arrived = [int(packet) for packet in waiting(n1)]
         assert arrived == expected
@@ -421,7 +422,7 @@ def test_clients_at_once_and_one_that_talks_nonsense(lab: None) -> None:
                 assert reply["type"] == "Failed"
         second.ask(SetLink("n1", LinkSettings(loss=0.5), CLEAN))
         assert first.ask(Ask()).devices["n1"].up == LinkSettings(loss=0.5)
-        with pytest.raises(HaloError, match=r"^the lab's forwarder refused: no device 'n9'$"):
+        with pytest.raises(HaloError, match=r"^the lab's links refused: no device 'n9'$"):
             first.ask(SetLink("n9", CLEAN, CLEAN))
         assert first.ask(Ask()).devices == second.ask(Ask()).devices
 
@@ -440,9 +441,9 @@ def test_an_interface_that_goes_away(lab: None) -> None:
 def test_ended_it_takes_its_interfaces_along(lab: None) -> None:
     with forwarding() as client:
         assert interfaces() == [["lan0", "lo"]] * 3
-    with pytest.raises(HaloError, match=r"^the lab's forwarder has ended; take the lab down$"):
+    with pytest.raises(HaloError, match=r"^the lab's links have ended; `halo lab down` cleans up$"):
         client.ask(Ask())
-    with pytest.raises(HaloError, match=r"^the lab's forwarder does not run; is the lab up\?$"):
+    with pytest.raises(HaloError, match=r"^the lab's links are not there; is the lab up\?$"):
         ForwarderClient(NAMES.control)
     assert interfaces() == [["lo"]] * 3
 

@@ -62,13 +62,13 @@ def test_a_refusal_is_told(tmp_path: Path) -> None:
     path = tmp_path / "control"
     answers = encoded(Failed("no device 'n9'")), encoded(STATUS)
     with answering(path, *answers), closing(ForwarderClient(path)) as client:
-        with pytest.raises(HaloError, match=r"^the lab's forwarder refused: no device 'n9'$"):
+        with pytest.raises(HaloError, match=r"^the lab's links refused: no device 'n9'$"):
             client.ask(SetLink("n9", LinkSettings(), LinkSettings()))
         assert client.ask(Ask()) == STATUS
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    with pytest.raises(HaloError, match=r"^the lab's forwarder does not run; is the lab up\?$"):
+    with pytest.raises(HaloError, match=r"^the lab's links are not there; is the lab up\?$"):
         ForwarderClient(tmp_path / "control")
 
 
@@ -78,7 +78,7 @@ def test_hung_up_or_nonsense(tmp_path: Path, answer: bytes | None) -> None:
     with (
         answering(path, answer),
         closing(ForwarderClient(path)) as client,
-        pytest.raises(HaloError, match=r"^the lab's forwarder has ended; take the lab down$"),
+        pytest.raises(HaloError, match=r"^the lab's links have ended; `halo lab down` cleans up$"),
     ):
         client.ask(Ask())
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from typing import cast
 
+import msgspec
+import pytest
+
+from halo_edge.lab import netem_links
+from halo_edge.lab.forwarder import PortStart
+from halo_edge.lab.forwarder_control import Ask, Failed, SetLink, Status
 from halo_edge.lab.link import Burst, BurstState, LinkCounters, LinkSettings
 from halo_edge.lab.netem import CERTAIN, Netem
-from halo_edge.lab.netem_links import Direction
+from halo_edge.lab.netem_links import Direction, NetemLinks, NetemStart
 from halo_edge.lab.qdisc import Books, Qdiscs
 
 SEED = "7/n1/down"
@@ -118,3 +125,56 @@ def test_no_qdisc_repeats_packets_while_there_are_two() -> None:
         *("remove inner", "set outer"),
         *("set outer", "set inner"),
     ]
+
+
+class FakeBridge:
+    def join(self, namespace: str, interface: str, mac: str) -> tuple[int, int]:
+        return 2, 3
+
+
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> NetemLinks:
+    """Of two devices, the second with loss on its way down."""
+    monkeypatch.setattr(netem_links, "Bridge", FakeBridge)
+    monkeypatch.setattr(netem_links, "Qdiscs", lambda index: FakeQdiscs())
+    monkeypatch.setattr(netem_links, "inside", lambda namespace: nullcontext())
+    clean, lossy = LinkSettings(), LinkSettings(loss=0.1)
+    ports = [
+        PortStart("n0", "halo.x.n0", "02:00:00:00:00:01", clean, clean),
+        PortStart("n1", "halo.x.n1", "02:00:00:00:00:02", clean, lossy),
+    ]
+    return NetemLinks(NetemStart(seed=1, interface="lan0", ports=ports, control="", parent=0))
+
+
+def test_asked_it_says_what_it_does(links: NetemLinks) -> None:
+    status = links.handle(msgspec.json.encode(Ask()))
+    assert isinstance(status, Status)
+    assert {name: (d.up.loss, d.down.loss) for name, d in status.devices.items()} == {
+        "n0": (0, 0),
+        "n1": (0, 0.1),
+    }
+
+
+def test_a_link_is_changed(links: NetemLinks) -> None:
+    up, down = LinkSettings(delay_ms=3), LinkSettings(cut=True)
+    status = links.handle(msgspec.json.encode(SetLink("n0", up, down)))
+    assert isinstance(status, Status)
+    assert (status.devices["n0"].up, status.devices["n0"].down) == (up, down)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (SetLink("n7", LinkSettings(), LinkSettings()), "no device 'n7'"),
+        (SetLink("n1", LinkSettings(), LinkSettings(jitter_ms=1, reorder=0.5)), "forwarder"),
+        ({"type": "SetLink", "device": "n1", "up": {"loss": 7}, "down": {}}, "not a request"),
+        ([], "not a request"),
+    ],
+)
+def test_what_it_refuses_changes_nothing(links: NetemLinks, request_: object, reason: str) -> None:
+    reply = links.handle(msgspec.json.encode(request_))
+    assert isinstance(reply, Failed)
+    assert reason in reply.error
+    status = links.handle(msgspec.json.encode(Ask()))
+    assert isinstance(status, Status)
+    assert status.devices["n1"].down == LinkSettings(loss=0.1)

@@ -1,6 +1,6 @@
 """The simulator against the lab: TPOT of the same descriptions, virtual time against real packets.
 
-This machine's profile is measured first; the simulator is told no more of a lab than its description.
+This machine's profile is measured first; of a lab, the simulator is told only the description.
 """
 
 from __future__ import annotations

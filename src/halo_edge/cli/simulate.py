@@ -1,197 +1,264 @@
-"""`halo lab simulate`, `fuzz` and `profile`: clusters in virtual time. None of them needs root."""
+"""`halo lab simulate`, `fuzz` and `profile`: clusters in virtual time."""
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from statistics import fmean, median
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
-from typer import Argument, Exit, Option
+from typer import Argument, Option
 
 from halo_edge.cli.console import notes, print_json
 from halo_edge.cli.options import Json
+from halo_edge.compute.wire import Wire
 from halo_edge.errors import HaloError
-from halo_edge.lab.fuzz import Report, run_schedule
+from halo_edge.lab.fuzz import Report
+from halo_edge.lab.fuzz_many import run_schedules
 from halo_edge.lab.host_profile import measure_host_profile
 from halo_edge.lab.model_shape import DEFAULT_SHAPE, read_shape
 from halo_edge.lab.profiles import (
     HOST,
+    NUMBERS,
     DeviceProfile,
+    Machine,
     load_profile,
     read_profile,
     write_profile,
 )
+from halo_edge.lab.resize import resized
+from halo_edge.lab.sim_result import Simulated
 from halo_edge.lab.sim_trace import LineTrace, SimTrace
-from halo_edge.lab.simulator import Simulated, Work
+from halo_edge.lab.simulator import Work
 from halo_edge.lab.simulator import simulate as run_simulation
-from halo_edge.lab.spec import LabSpec, built_in, read_spec
+from halo_edge.lab.spec import MAX_DEVICES, LabSpec, built_in, read_spec
+from halo_edge.model.synth import SHAPES
 
-Shape = Annotated[
-    str, Option("--model", "-m", help="A shape that `halo synth` knows, or a GGUF file.")
+MAX_TOKENS: Final = 1_000_000
+
+LabName = Annotated[
+    str,
+    Argument(metavar="LAB", help=f"A TOML file (docs/lab.md), or one of {', '.join(built_in())}."),
+]
+ModelName = Annotated[
+    str, Option("--model", "-m", help=f"A GGUF file, or a shape: {', '.join(SHAPES)}.")
 ]
 
 
 def simulate(
-    lab: Annotated[
-        str, Argument(metavar="LAB", help=f"A TOML file, or one of {', '.join(built_in())}.")
-    ],
-    model: Shape = DEFAULT_SHAPE,
-    tokens: Annotated[int, Option("--tokens", "-n", min=1, help="Tokens of decode.")] = 32,
-    prompt: Annotated[int, Option("--prompt", min=1, help="Tokens of the prompt.")] = 8,
-    seed: Annotated[int | None, Option("--seed", help="Default: the description's.")] = None,
+    lab: LabName,
+    model: ModelName = DEFAULT_SHAPE,
+    tokens: Annotated[
+        int, Option("--tokens", "-n", min=1, max=MAX_TOKENS, help="Tokens to decode.")
+    ] = 32,
+    prompt: Annotated[
+        int, Option("--prompt", min=1, max=MAX_TOKENS, help="Tokens of the prompt.")
+    ] = 8,
+    wire: Annotated[Wire, Option("--wire", help="Number format of vectors on the wire.")] = (
+        Wire.MIXED
+    ),
+    devices: Annotated[
+        int | None,
+        Option(
+            "--devices",
+            min=1,
+            max=MAX_DEVICES,
+            help="So many devices instead: the lab's first ones, then its workers over again.",
+        ),
+    ] = None,
+    seed: Annotated[int | None, Option("--seed", help="Default: the lab's own.")] = None,
     host: Annotated[
         Path | None,
-        Option("--host", help="This machine's profile, of `halo lab profile`. Default: measured."),
+        Option(
+            "--host",
+            dir_okay=False,
+            help="The profile of this machine, for devices without one; from `halo lab profile`. "
+            "Default: measured now, if it is needed.",
+        ),
     ] = None,
     trace_out: Annotated[
-        Path | None, Option("--trace-out", help="Write a line for everything that happens.")
+        Path | None,
+        Option("--trace-out", dir_okay=False, help="Write a line for every event into this file."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a lab's description in virtual time: the real protocol, computed times.
-
-    Devices with a `profile` compute like that machine; others like this one, within their quota.
-    """
+    """A generation in a lab in virtual time: no privileges, any number of devices, from a seed."""
     spec = read_spec(lab)
+    if devices is not None:
+        spec = resized(spec, devices)
     if seed is not None:
         spec = replace(spec, seed=seed)
-    work = Work(read_shape(model), prompt=prompt, tokens=tokens)
+    work = Work(read_shape(model), wire, prompt, tokens)
     profiles = _profiles(spec, model, host)
-    began = time.monotonic()
-    with _trace(trace_out) as trace:
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        trace = SimTrace()
+        if trace_out is not None:
+            try:
+                file = stack.enter_context(trace_out.open("w"))
+            except OSError as error:
+                raise HaloError(f"cannot write {trace_out}: {error.strerror}") from None
+            trace = LineTrace(file.write)
         found = run_simulation(spec, work, profiles, trace)
-    took_s = time.monotonic() - began
+    took_s = time.perf_counter() - began
     if json:
-        print_json(_fields(spec, model, found))
+        print_json(_document(spec, work, found))
     else:
-        _show(spec, model, found, took_s)
+        Console(highlight=False).print(_summary(spec, work, found), _device_table(found))
+        notes.print(
+            f"{found.virtual_s:.1f} s of virtual time in {took_s:.1f} s, "
+            f"{found.root.rounds / took_s:,.0f} rounds/s",
+            style="dim",
+        )
     if found.ended is not None:
-        notes.print(f"the generation ended: {found.ended}", style="red", soft_wrap=True)
-        raise Exit(1)
+        raise HaloError(f"after {len(found.tokens_s)} tokens: {found.ended}")
 
 
 def fuzz(
-    seeds: Annotated[int, Option("--seeds", min=1, help="How many schedules.")] = 2000,
+    seeds: Annotated[int, Option("--seeds", min=1, help="How many schedules to run.")] = 2000,
     first: Annotated[int, Option("--first", min=0, help="The first seed.")] = 0,
-    jobs: Annotated[int, Option("--jobs", "-j", min=1, help="Processes.")] = 1,
+    jobs: Annotated[
+        int | None, Option("--jobs", "-j", min=1, max=256, help="Processes. Default: one a core.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Run fault schedules, and check the protocol's invariants after every event.
+    """Fault schedules: clusters under loss, cuts, restarts and worse, checked after every event.
 
-    A schedule that breaks one prints its seed; `--first SEED --seeds 1` replays it.
+    A schedule is a seed. One that fails ends the run, is told with its last events, and fails
+    again with `--first SEED --seeds 1`.
     """
-    began = time.monotonic()
-    reports = list(
-        track(
-            _reports(range(first, first + seeds), jobs),
-            "schedules",
-            total=seeds,
-            console=notes,
-            transient=True,
-            disable=not notes.is_terminal,
-        )
-    )
-    broken = [report for report in reports if report.broken]
-    for report in broken[:3]:
-        notes.print(f"seed {report.seed}: {report.broken}; the last events:", style="red")
-        for line in report.last:
-            notes.print(f"  {line}", highlight=False, markup=False)
+    began = time.perf_counter()
+    reports: deque[Report] = deque(maxlen=1)
+    rounds = events = epochs = 0
+    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        task = progress.add_task("fault schedules", total=seeds)
+        for report in run_schedules(first, seeds, jobs or min(os.cpu_count() or 1, seeds)):
+            reports.append(report)
+            rounds, events = rounds + report.rounds, events + report.events
+            epochs += report.epochs
+            progress.advance(task)
+            if report.broken is not None:
+                break
+    last, took_s = reports[-1], time.perf_counter() - began
     if json:
-        print_json({"seeds": seeds, "first": first, "broken": [asdict(r) for r in broken]})
-    else:
-        print(
-            f"{seeds} schedules from seed {first}, {sum(r.rounds for r in reports):,} rounds, "
-            f"{sum(r.events for r in reports):,} events, {len(broken)} broken, "
-            f"in {time.monotonic() - began:.0f} s"
+        numbers = {"rounds": rounds, "epochs": epochs, "events": events}
+        print_json({"first": first, "seeds": seeds, **numbers, "broken": _broken(last)})
+    if last.broken is not None:
+        for line in last.last:
+            notes.print(line, style="dim", markup=False)
+        raise HaloError(
+            f"seed {last.seed}: {last.broken}; again with "
+            f"`halo lab fuzz --first {last.seed} --seeds 1`"
         )
-    if broken:
-        raise Exit(1)
+    notes.print(
+        f"{seeds:,} schedules hold: {rounds:,} rounds in {epochs:,} sessions, checked after each "
+        f"of {events:,} events, in {took_s:.0f} s",
+        soft_wrap=True,
+    )
 
 
 def profile(
-    out: Annotated[Path, Argument(metavar="FILE", help="Where to write it, as TOML.")],
-    model: Shape = DEFAULT_SHAPE,
+    model: ModelName = DEFAULT_SHAPE,
+    out: Annotated[
+        Path | None, Option("--out", "-o", dir_okay=False, help="Write it into this file.")
+    ] = None,
 ) -> None:
-    """Measure what this machine costs the simulator. Takes some seconds on a quiet machine."""
-    write_profile(measure_host_profile(model), out)
+    """Measure what this machine's devices cost, for `halo lab simulate --host`. Some seconds."""
+    measured = measure_host_profile(model)
+    if out is not None:
+        write_profile(measured, out)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name in NUMBERS:
+        table.add_row(name, _in_words(name, getattr(measured, name)))
+    assert measured.machine is not None
+    for field in fields(Machine):
+        table.add_row(
+            f"machine: {field.name}", _in_words(field.name, getattr(measured.machine, field.name))
+        )
+    Console(highlight=False).print(table)
 
 
 def _profiles(spec: LabSpec, model: str, host: Path | None) -> dict[str, DeviceProfile]:
-    named = {device.profile for device in spec.devices}
-    profiles = {name: load_profile(name) for name in named if name is not None and name != HOST}
-    if None in named or HOST in named:
-        profiles[HOST] = read_profile(host) if host is not None else measure_host_profile(model)
+    names = {device.profile or HOST for device in spec.devices}
+    profiles = {name: load_profile(name) for name in sorted(names - {HOST})}
+    if HOST in names:
+        if host is None:
+            notes.print("measuring this machine, for the devices without a profile", style="dim")
+            profiles[HOST] = measure_host_profile(model)
+        else:
+            profiles[HOST] = replace(read_profile(host), name=HOST)
     return profiles
 
 
-@contextmanager
-def _trace(path: Path | None) -> Iterator[SimTrace]:
-    if path is None:
-        yield SimTrace()
-        return
-    try:
-        with path.open("w") as file:
-            yield LineTrace(file.write)
-    except OSError as error:
-        raise HaloError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _reports(seeds: range, jobs: int) -> Iterator[Report]:
-    if jobs == 1:
-        yield from map(run_schedule, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(run_schedule, seeds, chunksize=16)
-
-
-def _fields(spec: LabSpec, model: str, found: Simulated) -> dict[str, object]:
-    gaps_ms = [gap * 1e3 for gap in found.tokens_s]
+def _document(spec: LabSpec, work: Work, found: Simulated) -> dict[str, Any]:
     return {
         "lab": spec.name,
-        "model": model,
         "seed": spec.seed,
-        "tpot_ms": fmean(gaps_ms) if gaps_ms else None,
+        "model": work.shape.name,
+        "wire": work.wire.value,
+        "prompt": work.prompt,
+        "tokens": len(found.tokens_s),
+        "tpot_ms": _tpot_ms(found),
+        "token_ms": [seconds * 1e3 for seconds in found.tokens_s],
         "ttft_ms": found.ttft_s * 1e3,
-        "gaps_ms": gaps_ms,
         "virtual_s": found.virtual_s,
-        "ended": found.ended,
+        "devices": [asdict(device) for device in found.devices],
         "root": asdict(found.root),
         "workers": asdict(found.workers),
-        "devices": [asdict(device) for device in found.devices],
+        "ended": found.ended,
     }
 
 
-def _show(spec: LabSpec, model: str, found: Simulated, took_s: float) -> None:
-    table = Table(title=f"{spec.name}, {model}, seed {spec.seed}: simulated")
-    for column in ("device", "profile", "computing", "waiting for the network"):
-        table.add_column(column, justify="left" if column in ("device", "profile") else "right")
-    for device, use in zip(spec.devices, found.devices, strict=True):
-        table.add_row(
-            device.name,
-            device.profile or f"{HOST}, {device.speed or 1:g} cores",
-            f"{use.computed:.0%}",
-            f"{use.waited:.0%}",
-        )
-    console = Console(highlight=False)
-    console.print(table)
-    if found.tokens_s:
-        gaps_ms = np.array(found.tokens_s) * 1e3
-        print(
-            f"TPOT {gaps_ms.mean():.1f} ms (median {median(gaps_ms):.1f}, 99 % "
-            f"{np.percentile(gaps_ms, 99):.1f}, longest {gaps_ms.max():.1f}), "
-            f"first token after {found.ttft_s * 1e3:.0f} ms"
-        )
-    resent = found.root.chunks_resent + found.workers.chunks_resent
-    print(
-        f"{found.root.rounds} rounds, {resent} chunks sent again; "
-        f"{found.virtual_s:.1f} s of virtual time in {took_s:.1f} s"
+def _tpot_ms(found: Simulated) -> dict[str, float] | None:
+    if found.tpot is None:
+        return None
+    return {name: seconds * 1e3 for name, seconds in asdict(found.tpot).items()}
+
+
+def _summary(spec: LabSpec, work: Work, found: Simulated) -> Table:
+    table = Table(
+        title=f"{spec.name}: {work.shape.name}, {len(spec.devices)} devices, seed {spec.seed}",
+        box=None,
+        show_header=False,
+        title_justify="left",
     )
+    if (tpot := _tpot_ms(found)) is not None:
+        words = "   ".join(f"{name} {value:.1f}" for name, value in tpot.items())
+        table.add_row(f"TPOT, ms ({len(found.tokens_s)} tokens)", words)
+    table.add_row("TTFT, ms", f"{found.ttft_s * 1e3:.0f} ({work.prompt} tokens of prompt)")
+    root, workers = found.root, found.workers
+    sent = root.datagrams_sent + workers.datagrams_sent
+    again = root.chunks_resent + workers.chunks_resent
+    wants = root.wants_sent + workers.wants_sent
+    table.add_row("datagrams", f"{sent:,}, of them {again:,} chunks sent again, {wants:,} WANTs")
+    table.add_row("rounds", f"{root.rounds:,}")
+    return table
+
+
+def _device_table(found: Simulated) -> Table:
+    table = Table(box=None, pad_edge=True)
+    for column in ("device", "computes", "waits for the network", "waits for its CPU"):
+        table.add_column(column, justify="left" if column == "device" else "right")
+    for use in found.devices:
+        rest = max(0.0, 1 - use.computed - use.waited)
+        shares = (use.computed, use.waited, rest)
+        table.add_row(use.device, *(f"{share:.0%}" for share in shares))
+    return table
+
+
+def _broken(report: Report) -> dict[str, Any] | None:
+    return asdict(report) if report.broken is not None else None
+
+
+def _in_words(name: str, value: float) -> str:
+    if name.endswith("_per_s"):
+        return f"{value / 1e9:.2f} G/s"
+    return f"{value * 1e6:.2f} us" if name.endswith(("_s", "_byte")) else f"{value:g}"

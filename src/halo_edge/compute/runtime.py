@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Final
 
 import ggml
 import numpy as np
@@ -66,11 +67,13 @@ class Graph:
             raise RuntimeError(f"ggml_graph_compute failed with status {status}")
 
 
-@ggml.ggml_log_callback
 def _log_errors(level: int, text: bytes, _: object) -> None:
     """ggml would tell standard error of every matrix it repacks."""
     if level >= ggml.GGML_LOG_LEVEL_ERROR:
         print(text.decode(errors="replace"), end="", file=sys.stderr)
+
+
+_LOG: Final = ggml.ggml_log_callback(_log_errors)  # as long as ggml has it, it must live
 
 
 class Runtime:
@@ -79,7 +82,7 @@ class Runtime:
     def __init__(self, threads: int, *, repack: bool = True) -> None:
         if threads < 1:
             raise ValueError("threads must be at least 1")
-        ggml.ggml_log_set(_log_errors, None)
+        ggml.ggml_log_set(_LOG, None)
         ggml.ggml_cpu_init()
         self.threads = threads
         self.weights = WeightStore(repack=repack)

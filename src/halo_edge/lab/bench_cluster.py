@@ -67,9 +67,7 @@ class _Worker:
     ) -> None:
         layout = setting.layout
         self._watch = setting.watch
-        self._rounds = WorkerRounds(
-            setting.key, layout, device, epoch=0, recovery=Recovery()
-        )
+        self._rounds = WorkerRounds(setting.key, layout, device, epoch=0, recovery=Recovery())
         self._socket = udp.bind(LOOPBACK, 0)
         self.address: tuple[str, int] = self._socket.getsockname()
         self._link = udp.UdpWorkerLink(self._socket, root)
@@ -100,8 +98,8 @@ class _Worker:
         watch.lap("serve")
         datagrams = rounds.datagrams(now)
         watch.lap("seal", len(datagrams))
-        for datagram in datagrams:
-            link.send(datagram)
+        for answer in datagrams:
+            link.send(answer)
         watch.lap("send", len(datagrams))
 
     def close(self) -> None:

@@ -153,6 +153,12 @@ def remove_tree(hierarchies: Hierarchies, path: str) -> None:
         Cgroup(hierarchies, path).remove()
 
 
+def remove_if_empty(hierarchies: Hierarchies, path: str) -> None:
+    """Take away the group at `path` unless something is in it."""
+    for top in {hierarchies.cpu, hierarchies.memory}:
+        _removed(top / path)
+
+
 def _children(directory: Path) -> list[Path]:
     return [d for d in directory.iterdir() if d.is_dir()] if directory.exists() else []
 

@@ -76,7 +76,7 @@ class ForwarderClient:
             self._socket.connect(str(path))
         except OSError:
             self._socket.close()
-            raise HaloError("the lab's forwarder does not run; is the lab up?") from None
+            raise HaloError("the lab's links are not there; is the lab up?") from None
 
     def ask(self, request: Request) -> Status:
         try:
@@ -85,9 +85,9 @@ class ForwarderClient:
             reply: Reply = msgspec.json.decode(answer, type=Reply)
         except (OSError, msgspec.DecodeError):
             self.close()  # a late answer would be taken for that to the next request
-            raise HaloError("the lab's forwarder has ended; take the lab down") from None
+            raise HaloError("the lab's links have ended; `halo lab down` cleans up") from None
         if isinstance(reply, Failed):
-            raise HaloError(f"the lab's forwarder refused: {reply.error}")
+            raise HaloError(f"the lab's links refused: {reply.error}")
         return reply
 
     def close(self) -> None:

@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final, cast
 
 import simpy
 
-from halo_edge.errors import HaloError
+from halo_edge.lab.fuzz_audit import AuditedInbox, AuditedNetwork, flip
 from halo_edge.lab.fuzz_checks import Broken, RoundChecks
 from halo_edge.lab.fuzz_schedule import STALL_TIMEOUT_S, Schedule, schedule_of
 from halo_edge.lab.link import Link
@@ -22,14 +22,13 @@ from halo_edge.lab.model_shape import ModelShape
 from halo_edge.lab.profiles import NUMBERS, DeviceProfile
 from halo_edge.lab.reachability import Reachability
 from halo_edge.lab.sim_costs import Costs
-from halo_edge.lab.sim_cpu import OwnCore, Process
 from halo_edge.lab.sim_device import Place, RootDevice, WorkerDevice
-from halo_edge.lab.sim_inbox import Inbox
-from halo_edge.lab.sim_network import Network, Port
+from halo_edge.lab.sim_network import Port
+from halo_edge.lab.sim_thread import OwnCore, Process
 from halo_edge.lab.sim_trace import LineTrace
 from halo_edge.lab.spec import Action, Event
 from halo_edge.sync.errors import DeviceStalled
-from halo_edge.sync.ids import ROOT, DeviceId, RoundId
+from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.root import RootRounds
 from halo_edge.sync.timing import Recovery
 from halo_edge.sync.worker import WorkerRounds
@@ -77,11 +76,11 @@ class _Run:
                 device.name,
                 Link(device.up, f"{seed}/{device.name}/up"),
                 Link(device.down, f"{seed}/{device.name}/down"),
-                _AuditedInbox(self._env, schedule.inbox),
+                AuditedInbox(self._env, schedule.inbox),
             )
             for device in schedule.lab.devices
         ]
-        self._network = _AuditedNetwork(self._env, ports, self._trace, _flip)
+        self._network = AuditedNetwork(self._env, ports, self._trace, flip)
         self._threads = [OwnCore(self._env) for _ in ports]
         self._devices = {DeviceId(port): port for port in range(1, len(ports))}
         self._reach = Reachability(len(ports))
@@ -105,9 +104,13 @@ class _Run:
                 env.step()
                 self._events += 1
                 if self._events > MAX_EVENTS:
-                    raise Broken(f"over {MAX_EVENTS} events, as when a deadline has passed for good")
+                    raise Broken(
+                        f"over {MAX_EVENTS} events, as when a deadline has passed for good"
+                    )
                 if self._checks is not None:
                     self._checks.look(env.now)
+            if not script.ok:
+                raise cast(Exception, script.value)
         except Exception as error:  # whatever it is, it is what the seed brought out
             broken = f"{type(error).__name__}: {error}"
         return Report(
@@ -137,7 +140,7 @@ class _Run:
                 self._trace.happens(self._env.now, f"stalled: device {stalled.device}")
                 since = self._env.now - STALL_TIMEOUT_S
                 reachable_s = self._reach.reachable_s(stalled.device, since, self._env.now)
-                checks.stalled(stalled.device, reachable_s)
+                checks.stalled(stalled.device, reachable_s, self._env.now)
 
     def _round(
         self, root: RootDevice, checks: RoundChecks, round_id: RoundId, tokens: int
@@ -176,8 +179,6 @@ class _Run:
         }
         checks = self._checks = RoundChecks(layout, rounds, workers)
         self._network.checks = checks
-        for port in self._network.ports:
-            assert isinstance(port.inbox, _AuditedInbox)
         for device, port_number in self._devices.items():
             self._audit(port_number, checks.worker_ends[device].handed)
             worker = WorkerDevice(
@@ -193,7 +194,7 @@ class _Run:
 
     def _audit(self, port: int, handed: Callable[[bytes], None]) -> None:
         inbox = self._network.ports[port].inbox
-        assert isinstance(inbox, _AuditedInbox)
+        assert isinstance(inbox, AuditedInbox)
         inbox.handed = handed
 
     def _place(self, port: int) -> Place:
@@ -225,39 +226,8 @@ class _Run:
             if self._serving[index].is_alive:
                 self._serving[index].interrupt()
             thread.resume()
-            port.inbox = _AuditedInbox(env, self._schedule.inbox)
+            port.inbox = AuditedInbox(env, self._schedule.inbox)
             reach.gone(index, env.now)
-
-
-class _AuditedInbox(Inbox):
-    """Tells what is taken out."""
-
-    handed: Callable[[bytes], None] = staticmethod(lambda _: None)
-
-    def take(self) -> bytes:
-        datagram = super().take()
-        self.handed(datagram)
-        return datagram
-
-
-class _AuditedNetwork(Network):
-    """Tells what is sent, and when the root is sent something that arrives whole."""
-
-    checks: RoundChecks | None = None
-    sent = 0
-
-    def send(self, sender: int, receiver: int, datagram: bytes) -> None:
-        self.sent += 1
-        if self.checks is not None:
-            ends = self.checks.worker_ends
-            end = self.checks.root_end if receiver == ROOT else ends[DeviceId(receiver)]
-            end.sent(datagram)
-        super().send(sender, receiver, datagram)
-
-    def _deliver(self, sender: int, receiver: int, datagram: bytes) -> None:
-        if receiver == ROOT and self.checks is not None:
-            self.checks.arrives(DeviceId(sender), datagram, self._env.now)
-        super()._deliver(sender, receiver, datagram)
 
 
 def _until_interrupted(process: Process) -> Process:
@@ -267,18 +237,9 @@ def _until_interrupted(process: Process) -> Process:
         return
 
 
-def _flip(datagram: bytes, bit: int) -> bytes | None:
-    """The kernel lets it pass, as it does where nobody computes checksums."""
-    if bit >= 8 * len(datagram):
-        return None
-    damaged = bytearray(datagram)
-    damaged[bit // 8] ^= 1 << bit % 8
-    return bytes(damaged)
-
-
 def _costs(compute_s: float, datagram_s: float) -> Costs:
     """Computing takes `compute_s`, a datagram `datagram_s`, nothing else anything."""
-    numbers = dict.fromkeys(NUMBERS, 0.0) | {
+    numbers: dict[str, Any] = dict.fromkeys(NUMBERS, 0.0) | {
         "memory_bytes_per_s": 1e18,
         "flop_per_s": 1e18,
         "kv_bytes_per_s": 1e18,

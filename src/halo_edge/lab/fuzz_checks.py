@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from halo_edge.lab.fuzz_schedule import LONGEST_FAULT_S, STALL_TIMEOUT_S
-from halo_edge.sync.ids import DeviceId, RoundId
+from halo_edge.sync.ids import ROOT, DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.root import RootRounds
 from halo_edge.sync.statistics import Statistics
@@ -25,8 +25,8 @@ REACHABLE_S: Final = 0.7 * STALL_TIMEOUT_S
 # Of a round beside the faults: far beyond what 60 % loss makes of it.
 ROUND_LIMIT_S: Final = 60.0
 LONGEST_TROUBLE_S: Final = 3 * LONGEST_FAULT_S + STALL_TIMEOUT_S
-# Datagrams a round may take, for each chunk and for each second, of each worker. The worst of 20,000
-# schedules needed a quarter of it.
+# Datagrams a round may take, for each chunk and for each second, of each worker. The worst of some
+# thousand schedules needed a quarter of it.
 PER_CHUNK: Final = 40
 PER_SECOND: Final = 800
 
@@ -47,14 +47,18 @@ class End:
         self.statistics = statistics
         self._genuine: set[bytes] = set()  # sent to it in this epoch, by who may
         self._handed: set[bytes] = set()  # of these, what it was handed
+        self._arrived: set[bytes] = set()
         self._received = 0  # at the last look
 
     def sent(self, datagram: bytes) -> None:
         """Somebody sends it this."""
         self._genuine.add(datagram)
 
-    def is_genuine(self, datagram: bytes) -> bool:
-        return datagram in self._genuine
+    def is_news(self, datagram: bytes) -> bool:
+        """Genuine, and the first of its copies to come."""
+        news = datagram in self._genuine and datagram not in self._arrived
+        self._arrived.add(datagram)
+        return news
 
     def handed(self, datagram: bytes) -> None:
         """It takes this in."""
@@ -71,7 +75,12 @@ class End:
         """Datagrams it took for genuine and new."""
         s = self.statistics
         return s.datagrams_received - (
-            s.wrong_length + s.wrong_version + s.wrong_epoch + s.unknown_sender + s.replayed + s.forged
+            s.wrong_length
+            + s.wrong_version
+            + s.wrong_epoch
+            + s.unknown_sender
+            + s.replayed
+            + s.forged
         )
 
     @property
@@ -107,7 +116,8 @@ class RoundChecks:
         self._began = 0.0
         self._running = False
         self._accepted_before = 0  # by the root, in earlier rounds
-        self._sent_before = 0
+        self._sent = 0  # datagrams, in the round
+        self._chunks = 0
         self._expected: dict[DeviceId, bytes] = {}
         self._before: dict[DeviceId, bytes] = {}  # what lay there when the round began
         self._missing: dict[DeviceId, set[int]] = {}
@@ -119,16 +129,31 @@ class RoundChecks:
     def begin(self, round_id: RoundId, tokens: int, x: bytes, now: float) -> None:
         """The root is about to begin a round."""
         self._id, self._tokens, self._x, self._began = round_id, tokens, x, now
-        self._x_chunks += self._x_grid.n_chunks(tokens)
+        x_chunks, partial_chunks = (
+            self._x_grid.n_chunks(tokens),
+            self._partial_grid.n_chunks(tokens),
+        )
+        self._x_chunks += x_chunks
+        self._chunks = x_chunks + partial_chunks
         self._accepted_before = self.root_end.accepted
-        self._sent_before = self._sent
+        self._sent = 0
         nbytes = tokens * self._layout.partial_row_bytes
         for device in self.worker_ends:
             self._expected[device] = partial_of(device, round_id, x, nbytes)
             self._before[device] = bytes(self._root.partial_memory(device))
-            self._missing[device] = set(range(self._partial_grid.n_chunks(tokens)))
+            self._missing[device] = set(range(partial_chunks))
             self._heard[device] = now
         self._running = True
+
+    def sends(self, receiver: DeviceId, datagram: bytes, now: float) -> None:
+        """Somebody sends a datagram."""
+        end = self.root_end if receiver == ROOT else self.worker_ends[receiver]
+        end.sent(datagram)
+        self._sent += 1
+        most = PER_CHUNK * self._chunks + PER_SECOND * (now - self._began)
+        self.traffic = self._sent / (most * len(self.worker_ends))
+        if self.traffic > 1:
+            raise Broken(f"{self._id} has taken {self._sent} datagrams")
 
     def answer(self, device: DeviceId, request: ReadyRound) -> bytes:
         """A worker has all of x, as it thinks, and computes its partial."""
@@ -141,8 +166,8 @@ class RoundChecks:
         return self._expected[device]
 
     def arrives(self, device: DeviceId, datagram: bytes, now: float) -> None:
-        """A datagram of that device comes to the root."""
-        if self.root_end.is_genuine(datagram):
+        """A datagram of that device is in the root's inbox."""
+        if self.root_end.is_news(datagram):
             self._heard[device] = now
 
     def look(self, now: float) -> None:
@@ -163,7 +188,6 @@ class RoundChecks:
                 raise Broken(f"device {device} has been silent for {silent_s:.2f} s, no error came")
         if now - self._began > ROUND_LIMIT_S + LONGEST_TROUBLE_S:
             raise Broken(f"{self._id} has not ended after {now - self._began:.1f} s")
-        self._look_at_traffic(now)
 
     def end(self, now: float) -> None:
         """The root takes the round for complete."""
@@ -178,10 +202,13 @@ class RoundChecks:
                     f"device {device} took in {end.accepted} chunks of x, of {self._x_chunks}"
                 )
 
-    def stalled(self, device: DeviceId, reachable_s: float) -> None:
+    def stalled(self, device: DeviceId, reachable_s: float, now: float) -> None:
         """The root gave the round up. `reachable_s`: for how much of the stall timeout nothing kept
         it from hearing that device."""
         self._running = False
+        silent_s = now - self._heard[device]
+        if silent_s < STALL_TIMEOUT_S - SLACK_S:  # the root reads its clock once for many datagrams
+            raise Broken(f"device {device} is called stalled after {silent_s:.2f} s")
         if not self._missing[device]:
             raise Broken(f"device {device} is called stalled, but owes nothing")
         if reachable_s > REACHABLE_S:
@@ -206,15 +233,3 @@ class RoundChecks:
             raise Broken(f"the root took in {accepted} chunks, but {came} are there")
         if self._root.complete and any(self._missing.values()):
             raise Broken(f"{self._id} is called complete, but chunks are missing")
-
-    @property
-    def _sent(self) -> int:
-        ends = (self.root_end, *self.worker_ends.values())
-        return sum(end.statistics.datagrams_sent for end in ends)
-
-    def _look_at_traffic(self, now: float) -> None:
-        chunks = self._x_grid.n_chunks(self._tokens) + self._partial_grid.n_chunks(self._tokens)
-        most = PER_CHUNK * chunks + PER_SECOND * (now - self._began)
-        self.traffic = (self._sent - self._sent_before) / (most * len(self.worker_ends))
-        if self.traffic > 1:
-            raise Broken(f"{self._id} has taken {self._sent - self._sent_before} datagrams")

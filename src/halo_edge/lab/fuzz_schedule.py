@@ -51,28 +51,39 @@ def schedule_of(seed: int) -> Schedule:
     """The same seed gives the same schedule."""
     rng = random.Random(f"schedule {seed}")
     layout = _layout(rng)
-    n = rng.randint(1, MAX_WORKERS)
+    hasty = rng.random() < 0.2  # one round upon the other, so that they meet on the way
+    n = rng.randint(1, 2 if hasty else MAX_WORKERS)
     names = [f"n{i}" for i in range(n + 1)]
+    link = _disorder if hasty else _link
     root_link = _link(rng) if rng.random() < 0.2 else LinkSettings()
     devices = [DeviceSpec(names[0], up=root_link, down=root_link)]
     for name in names[1:]:
-        up = _link(rng)
-        down = _link(rng) if rng.random() < 0.3 else up
+        up = link(rng)
+        down = link(rng) if rng.random() < 0.3 else up
         devices.append(DeviceSpec(name, up=up, down=down))
     events = sorted(_faults(rng, names), key=lambda event: event.at_s)
-    rounds = tuple(
-        RoundPlan(rng.choice((1, rng.randint(1, layout.max_tokens))), rng.choice((0.0, 0.002)))
-        for _ in range(rng.randint(2, MAX_ROUNDS))
-    )
+    compute_s = tuple(rng.choice((0.0, 1.0)) * 10 ** rng.uniform(-4, -1) for _ in names)
     chunks = layout.x_grid().n_chunks(layout.max_tokens)
     return Schedule(
         lab=LabSpec("fuzz", tuple(devices), seed, tuple(events)),
         layout=layout,
-        rounds=rounds,
-        compute_s=tuple(rng.choice((0.0, 1.0)) * 10 ** rng.uniform(-4, -1) for _ in names),
+        rounds=_hasty_rounds(rng, layout) if hasty else _rounds(rng, layout),
+        compute_s=(0.0,) * len(names) if hasty else compute_s,
         datagram_s=rng.choice((0.0, 0.00002, 0.0001)),
         inbox=rng.choice((4096, max(8, n * chunks))),
     )
+
+
+def _rounds(rng: random.Random, layout: RoundLayout) -> tuple[RoundPlan, ...]:
+    return tuple(
+        RoundPlan(rng.choice((1, rng.randint(1, layout.max_tokens))), rng.choice((0.0, 0.002)))
+        for _ in range(rng.randint(2, MAX_ROUNDS))
+    )
+
+
+def _hasty_rounds(rng: random.Random, layout: RoundLayout) -> tuple[RoundPlan, ...]:
+    """Of equal size, as chunks of one would fit into the next."""
+    return (RoundPlan(rng.randint(1, layout.max_tokens), 0.0),) * (2 * MAX_ROUNDS)
 
 
 def _layout(rng: random.Random) -> RoundLayout:
@@ -100,7 +111,7 @@ def _link(rng: random.Random) -> LinkSettings:
         loss=loss,
         corrupt=1 - (1 - bad) / (1 - loss),
         delay_ms=rng.choice((0.0, 10 ** rng.uniform(-1, 1.3))),
-        jitter_ms=rng.choice((0.0, 10 ** rng.uniform(-1, 1.8))),
+        jitter_ms=rng.choice((0.0, 10 ** rng.uniform(-1, 1.3))),
         reorder=rng.choice((0.0, rng.random())),
         duplicate=rng.choice((0.0, rng.uniform(0, 0.5))),
     )
@@ -111,6 +122,11 @@ def _link(rng: random.Random) -> LinkSettings:
         rate_mbit, queue_ms = rng.uniform(4, 50), rng.uniform(10, 100)
         settings = replace(settings, rate_mbit=rate_mbit, queue_ms=queue_ms)
     return settings
+
+
+def _disorder(rng: random.Random) -> LinkSettings:
+    """One side of a way on which hardly anything keeps its place."""
+    return replace(_link(rng), delay_ms=0.0, jitter_ms=rng.uniform(5, 60), reorder=1.0)
 
 
 def _faults(rng: random.Random, names: list[str]) -> list[Event]:

@@ -1,5 +1,5 @@
-"""What of a lab's behaviour is this machine's own: cores, the kernel's timer, the forwarder, and how
-long a process takes to wake.
+"""What of a lab's behaviour is this machine's own: cores, the kernel's timer, what the forwarder
+takes for a frame, and how long a process takes to wake.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def wake_up_s(sender_core: int, receiver_core: int) -> float:
             os._exit(0)
     try:
         os.sched_setaffinity(0, {receiver_core})
-        taken = []
+        taken: list[float] = []
         buffer = bytearray(_STAMP.size)
         while len(taken) < WAKE_UPS and select.select((receiver,), (), (), 1.0)[0]:
             now = time.perf_counter_ns()

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.compute.ffn import FfnWeights
@@ -22,7 +21,7 @@ from halo_edge.errors import HaloError
 from halo_edge.lab.bench_cluster import WORKERS, BenchCluster
 from halo_edge.lab.host_machine import measure_machine
 from halo_edge.lab.model_shape import ModelShape, read_shape
-from halo_edge.lab.profiles import HOST, NUMBERS, DeviceProfile
+from halo_edge.lab.profiles import HOST, OTHERS, DeviceProfile
 from halo_edge.lab.stopwatch import Stopwatch, typical
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
@@ -122,6 +121,6 @@ def _profile(shape: ModelShape, watch: Stopwatch, spans: NDArray[Any]) -> Device
         receive_s=watch.typical_s("receive"),
         crypto_s_per_byte=0.0,
         wake_s=watch.typical_s("wait") + machine.switch_s,
-        sources=dict.fromkeys(NUMBERS, f"measured on this machine with {shape.name}"),
+        sources={OTHERS: f"measured on this machine with {shape.name}"},
         machine=machine,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from halo_edge.errors import HaloError
 from halo_edge.groups.partition import Partition
@@ -11,9 +12,9 @@ from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.model.synth import SHAPES, SyntheticShape
 
-DEFAULT_SHAPE = "tinyllama-1.1b"
+DEFAULT_SHAPE: Final = "tinyllama-1.1b"
 # Q4_0: blocks of 18 bytes for 32 weights. What `halo synth` writes unless told otherwise.
-Q4_0_BYTES = 18 / 32
+Q4_0_BYTES: Final = 18 / 32
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class ModelShape:
         return Partition(self.ffn)
 
     @classmethod
-    def of(cls, name: str, sizes: SyntheticShape | HyperParameters, weight_bytes: float) -> ModelShape:
+    def of(
+        cls, name: str, sizes: SyntheticShape | HyperParameters, weight_bytes: float
+    ) -> ModelShape:
         heads, kv = sizes.n_heads * sizes.head_dim, sizes.n_kv_heads * sizes.head_dim
         return cls(
             name=name,

@@ -11,6 +11,7 @@ from halo_edge.lab.enter import Entry
 from halo_edge.lab.spec import LabSpec
 
 RUN_DIRECTORY: Final = Path("/run/halo-lab")
+CGROUP: Final = "halo-lab"  # with those of all labs below it
 # Every lab has a network of its own, which nothing else can reach: all may use the same addresses.
 NETWORK: Final = "10.77.0"
 
@@ -33,7 +34,7 @@ class LabNames:
         return f"halo.{self.lab}.{device}"
 
     def cgroup(self, device: str = "") -> str:
-        return f"halo-lab/{self.lab}/{device}".rstrip("/")
+        return f"{CGROUP}/{self.lab}/{device}".rstrip("/")
 
     def log(self, device: str) -> Path:
         return self.directory / f"{device}.log"

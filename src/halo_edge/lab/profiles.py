@@ -18,6 +18,7 @@ from msgspec import Meta
 from halo_edge.errors import HaloError
 
 HOST: Final = "host"
+OTHERS: Final = "others"
 MAX_FILE_BYTES: Final = 1 << 16
 _BUILT_IN: Final = resources.files("halo_edge.lab") / "profiles"
 
@@ -44,7 +45,7 @@ class Machine:
 class DeviceProfile:
     """Times are CPU time; datagrams are those of a round (1.1 kB and the like).
 
-    `sources` says of each number, by its name, where it is from.
+    `sources` says of each number, by its name, where it is from; `others` of those not named.
     """
 
     name: str
@@ -121,7 +122,8 @@ def parse_profile(toml: bytes, where: str) -> DeviceProfile:
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise HaloError(f"profile {where}: {reason}; see docs/simulator.md") from None
-    if missing := set(NUMBERS) - profile.sources.keys():
+    missing = set(NUMBERS) - profile.sources.keys()
+    if missing and OTHERS not in profile.sources:
         raise HaloError(f"profile {where}: no source for {', '.join(sorted(missing))}")
     return profile
 

@@ -17,11 +17,11 @@ from typing import Final
 
 from halo_edge.errors import HaloError
 from halo_edge.lab import namespaces
-from halo_edge.lab.cgroups import Cgroup, Hierarchies, remove_tree
+from halo_edge.lab.cgroups import Cgroup, Hierarchies, remove_if_empty, remove_tree
 from halo_edge.lab.enter import Entry
 from halo_edge.lab.fabrics import running_fabric
 from halo_edge.lab.link import LinkSettings
-from halo_edge.lab.names import RUN_DIRECTORY, LabNames
+from halo_edge.lab.names import CGROUP, RUN_DIRECTORY, LabNames
 from halo_edge.lab.spec import LabSpec
 
 END_TIMEOUT_S: Final = 20.0
@@ -71,6 +71,7 @@ def sweep(name: str, hierarchies: Hierarchies) -> None:
     """Take away everything a lab of this name has made but its directory: its processes first."""
     names = LabNames(name)
     remove_tree(hierarchies, names.cgroup())
+    remove_if_empty(hierarchies, CGROUP)
     for namespace in namespaces.existing(names.namespace("")):
         namespaces.remove(namespace)
 

@@ -21,9 +21,8 @@ class Costs:
         """A layer's, for `tokens` tokens that look at `context` cells, their own among them."""
         profile, shape = self._profile, self._shape
         kv_bytes = 2 * 2 * shape.kv_width * context  # f16 keys and values
-        return (
-            self._multiply_s(shape.attention_weights, tokens)
-            + tokens * (profile.attention_s + kv_bytes / profile.kv_bytes_per_s)
+        return self._multiply_s(shape.attention_weights, tokens) + tokens * (
+            profile.attention_s + kv_bytes / profile.kv_bytes_per_s
         )
 
     def ffn_s(self, neurons: int, tokens: int) -> float:

@@ -10,80 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import simpy
 
 from halo_edge.lab.sim_inbox import Inbox
 from halo_edge.lab.sim_quota import Quota, next_tick
+from halo_edge.lab.sim_thread import Process
 
 # base_slice_ns of a machine with two cores: 0.7 ms times 1 + log2 of their number.
 SLICE_S: Final = 0.0014
 _ROUNDING_S: Final = 1e-12
-
-Process: TypeAlias = Generator[simpy.Event, Any, None]
-"""Something that takes virtual time."""
-
-
-class Thread(Protocol):
-    """A device's only thread, or another process's."""
-
-    used_s: float
-    """CPU time so far."""
-
-    def run(self, seconds: float) -> Process:
-        """So much work. One at a time."""
-
-    def wait(self, inbox: Inbox, until: float | None, wake_s: float) -> Process:
-        """Nothing to do until something is in `inbox`, or it is `until`; others may have the core.
-        Then so much work until it can be looked at."""
-
-    def stop(self) -> None:
-        """As SIGSTOP does."""
-
-    def resume(self) -> None:
-        """As SIGCONT does."""
-
-
-class OwnCore:
-    """A thread with a core to itself."""
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self._env = env
-        self.used_s = 0.0
-        self.rate = 1.0
-        """Seconds of work that it does in a second."""
-        self._ends = 0.0  # when the work at hand is done, if nobody stops it
-        self._stopped: tuple[float, simpy.Event] | None = None  # since when; when it may go on
-        self._owed_s = 0.0  # of the work at hand, not done while it was stopped
-
-    def run(self, seconds: float) -> Process:
-        env = self._env
-        left_s = seconds / self.rate
-        self.used_s += left_s
-        if self._stopped is not None:
-            yield self._stopped[1]
-        while left_s > 0:
-            self._ends = env.now + left_s
-            yield env.timeout(left_s)
-            if self._stopped is not None:
-                yield self._stopped[1]
-            left_s, self._owed_s = self._owed_s, 0.0
-
-    def wait(self, inbox: Inbox, until: float | None, wake_s: float) -> Process:
-        yield inbox.wait(until, wake_s)
-        self.used_s += wake_s
-
-    def stop(self) -> None:
-        if self._stopped is None:
-            self._stopped = (self._env.now, self._env.event())
-
-    def resume(self) -> None:
-        if self._stopped is not None:
-            since, event = self._stopped
-            self._owed_s += max(0.0, min(self._env.now, self._ends) - since)
-            self._stopped = None
-            event.succeed()
 
 
 class SharedThread:
@@ -108,10 +45,13 @@ class SharedThread:
     def run(self, seconds: float) -> Process:
         yield self._cpu.run(self, seconds)
 
-    def wait(self, inbox: Inbox, until: float | None, wake_s: float) -> Process:
+    def wait(
+        self, inbox: Inbox, until: float | None, wake_s: float
+    ) -> Generator[simpy.Event, Any, float]:
         self.block()
-        yield inbox.wait(until, 0.0)
+        waited_s = yield from self._cpu.waited(inbox.wait(until, 0.0))
         yield self._cpu.run(self, wake_s)
+        return waited_s
 
     def block(self) -> None:
         """Give the core to others."""
@@ -160,7 +100,9 @@ class Cpu:
         self, quota: Quota | None = None, cores: Iterable[int] = (), *, precedence: bool = False
     ) -> SharedThread:
         """One more. Without `cores` it may use all; without a quota it gets what there is."""
-        return SharedThread(self, tuple(cores) or tuple(range(len(self._running))), quota, precedence)
+        return SharedThread(
+            self, tuple(cores) or tuple(range(len(self._running))), quota, precedence
+        )
 
     def run(self, thread: SharedThread, seconds: float) -> simpy.Event:
         assert thread.done is None, "a thread does one thing at a time"
@@ -172,6 +114,12 @@ class Cpu:
         else:
             self._go_on(thread)
         return done
+
+    def waited(self, event: simpy.Event) -> Generator[simpy.Event, Any, float]:
+        """Wait for the event; for how long."""
+        began = self._env.now
+        yield event
+        return self._env.now - began
 
     def wake(self, thread: SharedThread) -> None:
         """The thread has work to do, unless it is stopped: it wants a core."""

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import simpy
 
 from halo_edge.lab.sim_costs import Costs
-from halo_edge.lab.sim_cpu import Process, Thread
 from halo_edge.lab.sim_inbox import Inbox
 from halo_edge.lab.sim_network import Network
+from halo_edge.lab.sim_thread import Process, Thread
 from halo_edge.lab.sim_trace import SimTrace
 from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.root import RootRounds
@@ -63,9 +63,7 @@ class Device:
 
     def _wait(self, until: float | None) -> Process:
         """Until something comes, or then."""
-        began = self._env.now
-        yield from self._thread.wait(self._inbox, until, self.costs.wake_s)
-        self.waited_s += self._env.now - began
+        self.waited_s += yield from self._thread.wait(self._inbox, until, self.costs.wake_s)
 
     def _send(self, datagrams: Sequence[tuple[int, bytes]], else_s: float = 0.0) -> Process:
         """(receiver's port, datagram). All are sealed before the first leaves; one that is the same

@@ -15,13 +15,16 @@ from typing import Final
 import simpy
 
 from halo_edge.lab.link import Link, LinkSettings
-from halo_edge.lab.sim_cpu import Process, SharedThread
+from halo_edge.lab.sim_cpu import SharedThread
 from halo_edge.lab.sim_inbox import Inbox
+from halo_edge.lab.sim_thread import Process
 from halo_edge.lab.sim_trace import SimTrace
 
 FRAME_HEADERS: Final = 42  # Ethernet 14, IPv4 20, UDP 8
+HEADER_BITS: Final = 8 * FRAME_HEADERS
 Damage = Callable[[bytes, int], bytes | None]
-"""What arrives of a datagram of which that bit was flipped; None: the kernel drops it."""
+"""What arrives of a datagram of which that bit (counted from its own first byte; 0 for those of the
+headers before it) was flipped; None: the kernel drops it."""
 
 
 def checksum(datagram: bytes, bit: int) -> bytes | None:
@@ -120,19 +123,21 @@ class Network:
         if not arrivals:
             self._lost(sender, receiver, datagram)
         for at, bit in arrivals:
-            passed: bytes | None = datagram
-            if bit >= 0:
-                passed = self._damage(datagram, max(0, bit - 8 * FRAME_HEADERS))
-                if passed is None:
-                    self.under_way -= 1
-                    self._lost(sender, receiver, datagram)
-                    continue
-            if at <= now:
+            passed = datagram if bit < 0 else self._damage(datagram, max(0, bit - HEADER_BITS))
+            if passed is None:
+                self.under_way -= 1
+                self._lost(sender, receiver, datagram)
+            elif at <= now:
                 then(sender, receiver, passed)
-                continue
-            event = env.timeout(at - now)
-            assert event.callbacks is not None
-            event.callbacks.append(lambda _, passed=passed: then(sender, receiver, passed))
+            else:
+                event = env.timeout(at - now)
+                assert event.callbacks is not None
+                event.callbacks.append(partial(self._later, then, sender, receiver, passed))
+
+    def _later(
+        self, then: _Then, sender: int, receiver: int, datagram: bytes, _: simpy.Event
+    ) -> None:
+        then(sender, receiver, datagram)
 
     def _arrive(self, sender: int, receiver: int, datagram: bytes) -> None:
         self.under_way -= 1

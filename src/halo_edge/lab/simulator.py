@@ -7,7 +7,6 @@ docs/simulator.md says what is modelled and what is not.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -20,16 +19,17 @@ from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S
 from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.engine.engine import PREFILL_CHUNK
 from halo_edge.errors import HaloError
-from halo_edge.lab.cgroups import cpu_quota
 from halo_edge.lab.link import Link
 from halo_edge.lab.model_shape import ModelShape
-from halo_edge.lab.profiles import HOST, DeviceProfile, Machine
+from halo_edge.lab.profiles import HOST, DeviceProfile
 from halo_edge.lab.sim_costs import Costs
-from halo_edge.lab.sim_cpu import Cpu, OwnCore, Process, SharedThread
+from halo_edge.lab.sim_cpu import SharedThread
 from halo_edge.lab.sim_device import Place, RootDevice, WorkerDevice, WorkerLeft
+from halo_edge.lab.sim_host import Host
 from halo_edge.lab.sim_inbox import CAPACITY, Inbox
-from halo_edge.lab.sim_network import Forwarder, Network, Port
-from halo_edge.lab.sim_quota import Quota
+from halo_edge.lab.sim_network import Network, Port
+from halo_edge.lab.sim_result import DeviceUse, Simulated
+from halo_edge.lab.sim_thread import OwnCore, Process
 from halo_edge.lab.sim_trace import SimTrace
 from halo_edge.lab.spec import Action, DeviceSpec, Event, LabSpec
 from halo_edge.plan.plan import split
@@ -43,7 +43,7 @@ from halo_edge.sync.worker import ReadyRound, WorkerRounds
 
 # Decoded before what counts: the protocol's timers know the links then.
 WARM_TOKENS: Final = 3
-# How soon the control plane tells the root that a worker's process is gone (docs of the design).
+# The control plane tells the root that a worker's process is gone, so soon (measured).
 LEFT_AFTER_S: Final = 0.02
 ROOT_PORT: Final = 0
 _EPOCH: Final = 0
@@ -74,30 +74,6 @@ class Work:
             max_payload=udp.MAX_PAYLOAD,
             window=max(udp.MIN_WINDOW, min(udp.MAX_WINDOW, window)),
         )
-
-
-@dataclass(frozen=True)
-class DeviceUse:
-    """Of the virtual time from the first counted token to the last: the shares in which the device
-    computed, and in which it waited for the network. The rest it waited for its turn on a CPU."""
-
-    device: str
-    computed: float
-    waited: float
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """`tokens_s`: the time of each counted token. `ended`: why it ended early, or None."""
-
-    ttft_s: float
-    tokens_s: tuple[float, ...]
-    virtual_s: float
-    root: Statistics
-    workers: Statistics
-    """Sums over all workers."""
-    devices: tuple[DeviceUse, ...]
-    ended: str | None = None
 
 
 def simulate(
@@ -133,7 +109,7 @@ class _Simulation:
         self._spec, self._work, self._trace = spec, work, trace
         self._env = env = simpy.Environment()
         self._profiles = [_profile(device, profiles) for device in spec.devices]
-        self._host = _Host(env, spec, profiles.get(HOST))
+        self._host = Host(env, spec, profiles.get(HOST))
         ports = [
             Port(
                 device.name,
@@ -283,47 +259,16 @@ class _Simulation:
         took_s = self._env.now - self._counted_from
         before = self._used_before or [(0.0, 0.0)] * len(self._threads)
         return [
-            DeviceUse(device.name, (used - used_0) / took_s, (waited - waited_0) / took_s)
+            # What began before the time in question is counted in it: hence no more than all.
+            DeviceUse(
+                device.name,
+                min(1.0, (used - used_0) / took_s),
+                min(1.0, (waited - waited_0) / took_s),
+            )
             for device, (used, waited), (used_0, waited_0) in zip(
                 self._spec.devices, self._used(), before, strict=True
             )
         ]
-
-
-class _Host:
-    """The machine at hand, which devices without a profile share, as they do in a lab."""
-
-    def __init__(
-        self, env: simpy.Environment, spec: LabSpec, profile: DeviceProfile | None
-    ) -> None:
-        self._env, self._seed = env, spec.seed
-        self.forwarder: Forwarder | None = None
-        if profile is None:
-            return
-        if profile.machine is None:
-            raise HaloError(f"the profile {HOST} does not say what machine it is; measure it again")
-        self._machine: Machine = profile.machine
-        self._cpu = Cpu(
-            env, self._machine.cores, self._machine.tick_s, self._machine.idle_wake_s
-        )
-        if self._machine.frame_s:
-            urgent = self._cpu.thread(precedence=True)
-            self.forwarder = Forwarder(env, urgent, self._machine.frame_s)
-
-    def thread(self, device: DeviceSpec) -> SharedThread:
-        """Raises `HaloError` for a core that is not there."""
-        if any(core >= self._machine.cores for core in device.cores):
-            raise HaloError(
-                f"device {device.name} is for the cores {list(device.cores)}, but the profile "
-                f"{HOST} is of a machine with {self._machine.cores}"
-            )
-        quota = None if device.speed is None else self.quota(device.name, device.speed)
-        return self._cpu.thread(quota, device.cores)
-
-    def quota(self, device: str, speed: float) -> Quota:
-        quota_s, period_s = cpu_quota(speed)
-        phase_s = random.Random(f"{self._seed}/{device}/quota").random() * period_s
-        return Quota(quota_s, period_s, phase_s=phase_s, tick_s=self._machine.tick_s)
 
 
 def _profile(device: DeviceSpec, profiles: Mapping[str, DeviceProfile]) -> DeviceProfile:
