@@ -327,6 +327,11 @@ def test_a_worker_of_another_version(halo: Halo) -> None:
 # The ends of processes
 
 
+def _as_in_a_terminal() -> None:
+    """A test suite that runs in the background was started with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def running(
     environment: dict[str, str], tiny_model: Path
@@ -336,6 +341,7 @@ def running(
         [*HALO, "run", "hello", "--raw", "-m", str(tiny_model), "--temperature", "0",
          "--impair", "delay_ms=5", "--stall-timeout", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+        preexec_fn=_as_in_a_terminal,
     )  # fmt: skip
     try:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Measuring this machine: that every number is there and of a sensible size, not how large it is."""
+"""Measuring this machine: every number is there and of a sensible size; not how large it is."""
 
 from __future__ import annotations
 
