@@ -473,7 +473,7 @@ def test_killed_with_its_parent(lab: None) -> None:
                 parent.kill()
                 parent.wait()
                 wait_for(lambda: interfaces() == [["lo"]] * 3)
-                with pytest.raises(HaloError, match="has ended"):
+                with pytest.raises(HaloError, match="have ended"):
                     client.ask(Ask())
         finally:
             parent.kill()

@@ -95,7 +95,7 @@ def test_a_late_answer_is_not_taken_for_the_next_one(
             server, _ = listener.accept()
             with server:
                 for _ in range(2):
-                    with pytest.raises(HaloError, match="has ended"):
+                    with pytest.raises(HaloError, match="have ended"):
                         client.ask(Ask())
                 server.settimeout(10)
                 assert server.recv(99) and server.recv(99) == b""  # one request, and the end
