@@ -105,7 +105,8 @@ def test_what_devices_recorded_fits_together(
         assert round_["wants"].sum() == counted.wants_sent
         assert round_["retransmissions"].sum() == counted.retransmissions
         assert round_["bytes"].sum() == counted.bytes_sent + counted.bytes_received
-        assert (counted.retransmissions > 0) == (rounds.wrap_link is not None)
+        if rounds.wrap_link is not None:  # a busy machine may ask in vain on a clean link, too
+            assert counted.retransmissions > 0
     for worker in others:
         # Processes of one machine share the clock.
         assert abs(worker.clock.offset_ns) <= worker.clock.uncertainty_ns
