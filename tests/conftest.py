@@ -21,6 +21,9 @@ from halo_edge.engine.forward import Forward, Rows
 from halo_edge.engine.gather import LocalFfn
 from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.errors import HaloError
+from halo_edge.groups.partition import Partition
+from halo_edge.groups.profile import LayerProfile, Profile
+from halo_edge.model.fingerprint import fingerprint
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.model.pull import DEMO_MODEL, resolve_model
@@ -239,3 +242,36 @@ def open_model() -> Callable[..., OpenModel]:
         return OpenModel(path, runtime, cells=cells, max_tokens=max_tokens)
 
     return open_
+
+
+@pytest.fixture(scope="session")
+def random_profile() -> Callable[..., Profile]:
+    """`random_profile(model's path, rank=4, group_size=64, seed=0)`: of the right shape, and
+    consistent; what it says of the model is not true."""
+
+    def make(path: Path, *, rank: int = 4, group_size: int = 64, seed: int = 0) -> Profile:
+        gguf = GgufFile.open(path)
+        params, rng = HyperParameters.from_gguf(gguf), np.random.default_rng(seed)
+        groups = Partition(params.ffn, group_size).n_groups
+
+        def normal(*shape: int) -> NDArray[np.float32]:
+            return rng.standard_normal(shape, np.float32)
+
+        def layer() -> LayerProfile:
+            energy = np.exp(normal(groups))
+            return LayerProfile(
+                permutation=rng.permutation(params.ffn).astype(np.int32),
+                basis=normal(rank, params.hidden),
+                mean=normal(rank),
+                regression=normal(params.ffn, rank + 1),
+                predictor=normal(groups, rank + 1),
+                energy=energy,
+                residual=energy / 2,
+                total=float(energy.sum()),
+                sensitivity=0.1,
+            )
+
+        layers = tuple(layer() for _ in range(params.n_layers))
+        return Profile(fingerprint(gguf), group_size, layers, (), {})
+
+    return make

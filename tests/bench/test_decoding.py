@@ -35,3 +35,20 @@ def test_a_decode_ends_when_its_time_is_up(tiny_model: Path) -> None:
         assert stopped.waited_ms == pytest.approx(500.0)
         with pytest.raises(HaloError, match="too many for a context of 128"):
             decoder.decode(128, limit_s=1)
+
+
+def test_tokens_that_settle_do_not_count_but_their_time_does(tiny_model: Path) -> None:
+    seconds = iter(range(10_000))
+    with open_session(SessionOptions(tiny_model, 1, 128)) as session:
+        decoder = Decoder(session, 128, clock=lambda: float(next(seconds)))
+        decoder.prepare()
+        assert decoder.decode(2, limit_s=60, settle=3).gaps_ms == (1000.0,) * 2
+        decoder.prepare()
+        stopped = decoder.decode(2, limit_s=2.5, settle=3)
+        assert (stopped.gaps_ms, stopped.waited_ms) == ((), 2500.0)
+        decoder.prepare()
+        assert decoder.decode(10, limit_s=4.5, settle=3).gaps_ms == (1000.0,)
+        free = session.model.forward.cells.n_free
+        decoder.release()
+        assert session.model.forward.cells.n_free > free
+        decoder.release()

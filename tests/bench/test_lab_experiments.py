@@ -13,10 +13,14 @@ import pytest
 from halo_edge.bench.burst import BURSTS
 from halo_edge.bench.experiment import Experiment, Settings, Size, measure
 from halo_edge.bench.loss import LOSS, Case
-from halo_edge.bench.outage import CUT_S, OUTAGE
+from halo_edge.bench.outage import CUT_S, OUTAGE, STOP_S, Outage
+from halo_edge.bench.outage import Case as OutageCase
+from halo_edge.bench.policies import BARE, STRICT
+from halo_edge.bench.relaxed import CLEAN, LOSSES, Network, relaxed
+from halo_edge.bench.relaxed import Case as RelaxedCase
 from halo_edge.bench.result import document, rows_of
 from halo_edge.bench.scaling import CASES, SCALING, amdahl
-from halo_edge.cluster.messages import Transport
+from halo_edge.lab.spec import Action, Event
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +31,15 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_measured(
-    experiment: Experiment[Any, Any, Any], cases: list[Any], model: Path, size: Size
+    experiment: Experiment[Any, Any, Any],
+    cases: list[Any],
+    model: Path,
+    size: Size,
+    quick: bool = False,
 ) -> list[Any]:
     """As the command line has them: through JSON, shown as a table and a plot."""
     small = replace(experiment, cases=lambda _: cases)
-    settings = Settings(model, size)
+    settings = Settings(model, size, quick)
     rows = rows_of(document(small, settings, measure(small, settings, lambda _: None)), small)
     assert small.table(rows).count("\n") >= len(rows) + 1
     if small.plot is not None:
@@ -41,13 +49,14 @@ def rows_measured(
 
 
 def test_loss(tiny_model: Path) -> None:
-    cases = [Case(Transport.UDP, 0.0), Case(Transport.UDP, 0.3)]
+    cases = [Case(BARE, 0.0), Case(BARE, 0.3)]
     rows = rows_measured(LOSS, cases, tiny_model, Size(2, 30, 30.0))
     clean, lossy = rows
-    assert (clean.transport, clean.policy, clean.loss) == ("udp", "strict", 0.0)
+    assert (clean.transport, clean.policy, clean.loss) == ("udp", "bare", 0.0)
     assert clean.realised_loss == 0
     assert lossy.realised_loss == pytest.approx(0.3, abs=0.08)
     assert lossy.tpot_ms > 0
+    assert lossy.cost.recovered > 0 == lossy.cost.filled
     assert clean.ratio == 1
 
 
@@ -55,7 +64,7 @@ def test_a_measurement_that_takes_too_long_is_cut_short_and_the_next_is_not(
     tiny_model: Path,
 ) -> None:
     """At 95 % loss nothing comes; then the links are good again."""
-    cases = [Case(Transport.UDP, 0.95), Case(Transport.UDP, 0.0)]
+    cases = [Case(BARE, 0.95), Case(BARE, 0.0)]
     hopeless, clean = rows_measured(LOSS, cases, tiny_model, Size(1, 200, 1.0))
     assert hopeless.tpot_ms is None
     assert hopeless.at_least_ms > 5
@@ -64,20 +73,37 @@ def test_a_measurement_that_takes_too_long_is_cut_short_and_the_next_is_not(
 
 def test_burst(tiny_model: Path) -> None:
     cases = [case for case in BURSTS.cases(Settings(tiny_model, BURSTS.quick))
-             if case.transport is Transport.UDP]  # fmt: skip
+             if case.policy is STRICT]  # fmt: skip
     clean, bursts = rows_measured(BURSTS, cases, tiny_model, Size(1, 60, 30.0))
     assert clean.realised_loss == 0 < bursts.realised_loss
     assert bursts.max_gap_ms >= bursts.p99_gap_ms >= bursts.median_gap_ms > 0
 
 
 def test_outage(tiny_model: Path) -> None:
-    """The cut is in the gaps: some token took as long."""
-    cases = [case for case in OUTAGE.cases(Settings(tiny_model, OUTAGE.quick))
-             if case.transport is Transport.UDP]  # fmt: skip
-    (row,) = rows_measured(OUTAGE, cases, tiny_model, Size(1, 450, 60.0))
-    assert row.max_gap_ms > CUT_S * 900
-    assert row.median_gap_ms < 500
-    assert len(row.token_s) == len(row.gaps_ms) == 450
+    """Where nobody takes over, the outage is in the gaps: some token took as long."""
+    cases = [OutageCase(BARE, outage) for outage in (Outage.CUT, Outage.STOP)]
+    cut, stop = rows_measured(OUTAGE, cases, tiny_model, Size(1, 450, 60.0))
+    assert cut.max_gap_ms > CUT_S * 900
+    assert cut.median_gap_ms < 500
+    assert len(cut.token_s) == len(cut.gaps_ms) == 450
+    assert stop.max_gap_ms > STOP_S * 900
+
+
+def test_text_scored_over_bad_links(tiny_model: Path, tmp_path: Path) -> None:
+    """Strict, so it says the same as over clean links, whatever is lost."""
+    text = tmp_path / "text"
+    text.write_text(" ".join(f"the number {i} is followed by {i + 1}." for i in range(200)))
+    cut = Network("cut", events=(Event(0.2, Action.CUT, "n1"), Event(0.5, Action.JOIN, "n1")))
+    cases = [
+        RelaxedCase(CLEAN, STRICT, nudged=True),
+        RelaxedCase(LOSSES[2], STRICT),
+        RelaxedCase(cut, STRICT),
+    ]
+    for row in rows_measured(relaxed(text), cases, tiny_model, Size(1, 2, 30.0), quick=True):
+        assert row.compared.divergence.kl < 1e-6
+        assert row.compared.divergence.positions == 2 * 63
+        assert row.compared.ppl_change == pytest.approx(0, abs=1e-4)
+        assert row.compared.honest
 
 
 def test_scaling(tiny_model: Path) -> None:

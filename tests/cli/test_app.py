@@ -104,9 +104,19 @@ def test_run_json(halo: Halo) -> None:
     assert fields["finish_reason"] == "length"
     assert fields["ttft_ms"] > 0 < fields["tpot_ms"]
     assert fields["bytes_per_token"] > 1000
+    assert fields["rounds"] == 3 * (1 + 4)
+    assert fields["chunks_filled"] == fields["nats"] == 0
+    assert fields["fidelity"] == 1
     assert [len(entry["top"]) for entry in fields["logprobs"]] == [2] * 5
     again = json.loads(halo(*arguments, "-m", "MODEL", "-w", "2", stdin="hello").stdout)
     assert again["token_ids"] == fields["token_ids"]
+
+
+def test_stats(halo: Halo) -> None:
+    done = halo("run", "hello", "--raw", "-n", "3", "-m", "MODEL", "-w", "2", "--stats")
+    assert "worker-2" in done.stderr
+    assert "9 rounds; chunks: " in done.stderr
+    assert "0.00000 nats predicted, fidelity 1.0000" in done.stderr
 
 
 def test_stop(halo: Halo) -> None:
@@ -145,6 +155,22 @@ def test_perplexity(halo: Halo, tmp_path: Path) -> None:
     assert "perplexity" in halo(*arguments, "-w", "0").stdout
 
 
+def test_kl(halo: Halo, tmp_path: Path) -> None:
+    """Against the same model in other steps; and a base of something else is refused."""
+    (tmp_path / "text").write_text("All work and no play. " * 40)
+    base = str(tmp_path / "base")
+    arguments = ("perplexity", str(tmp_path / "text"), "--ctx", "64", "-m", "MODEL", "-w", "0")
+    assert halo(*arguments, "--chunks", "2", "--save-logits", base).returncode == 0
+    against = (*arguments, "--kl-base", base, "--step-tokens", "1")
+    found = json.loads(halo(*against, "--chunks", "1", "--json").stdout)
+    assert 0 <= found["kl"] < 1e-3
+    assert 0 <= found["kl_stderr"] <= found["kl_p99"] < 1e-2
+    assert 0.9 < found["same_top"] <= 1
+    assert "same likeliest token" in halo(*against, "--chunks", "2").stdout
+    (tmp_path / "text").write_text("All play and no work. " * 40)
+    assert "another text" in complaint(halo(*against, "--json"))
+
+
 def test_pull_and_synth(halo: Halo, tmp_path: Path) -> None:
     path = str(tmp_path / "new.gguf")
     assert (
@@ -175,6 +201,8 @@ def test_chat(halo: Halo, demo_model: Path) -> None:
         (["-m", "MODEL", "--ctx", "100000"], "--ctx must be between 2 and"),
         (["-m", "MODEL", "--temperature", "-1"], "temperature is -1.0"),
         (["-m", "MODEL", "--split", "1,x"], "--split needs numbers"),
+        (["-m", "MODEL", "--kl-budget", "1,0"], "--kl-budget is a number of nats"),
+        (["-m", "MODEL", "--kl-budget", "fast"], "--kl-budget takes a profile"),
         (["-m", "MODEL", "--split", "1,1"], "--split names 2 shares, but there are 4 devices"),
         (["-m", "MODEL", "--impair", "loss=2"], "--impair: loss is a probability"),
         (["-m", "MODEL", "--impair", "loss=0.1", "--transport", "tcp"], "use --transport udp"),

@@ -13,6 +13,8 @@ from halo_edge.cluster.messages import (
     Assignment,
     AssignmentReply,
     ClockReply,
+    FillPiece,
+    FillTask,
     LayerShard,
     ShardPiece,
     TraceReply,
@@ -41,6 +43,7 @@ ASSIGNMENT = Assignment(
     max_payload=1200,
     window=64,
     shards=[SHARD, None],
+    fill=FillTask(columns=65, sha256="0" * 64),
 )
 
 
@@ -63,6 +66,9 @@ def test_round_trip() -> None:
         ("shards", []),
         ("shards", [None] * 1025),
         ("shards", [{"neurons": 1}]),
+        ("fill", {"columns": 0, "sha256": "0" * 64}),
+        ("fill", {"columns": 1 << 20, "sha256": "0" * 64}),
+        ("fill", {"columns": 65, "sha256": "../" + "0" * 61}),
         ("root_address", "x" * 3000),
         ("trace", "yes"),
     ],
@@ -89,7 +95,15 @@ def test_values_out_of_bounds(field: str, value: object) -> None:
     )
 )
 def test_anything_else(data: bytes) -> None:
-    for kind in (WorkerInfo, Assignment, AssignmentReply, ShardPiece, TraceReply, ClockReply):
+    for kind in (
+        WorkerInfo,
+        Assignment,
+        AssignmentReply,
+        ShardPiece,
+        FillPiece,
+        TraceReply,
+        ClockReply,
+    ):
         try:
             assert isinstance(decode(data, kind, "somebody"), kind)
         except HaloError as error:

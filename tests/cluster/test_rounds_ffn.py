@@ -53,6 +53,9 @@ class Slow:
     def deadline(self) -> None:
         return None
 
+    def overdue(self, now: float) -> list[Any]:
+        return []
+
     def add(self, tokens: int) -> None:
         self.now += 100_000
 
@@ -62,7 +65,7 @@ def test_each_part_of_a_round_under_its_name() -> None:
     recorder = Recorder(100, lambda: slow.now)
     recorder.begin_step(1)
     recorder.layer = 4
-    gather = RoundsFfn(slow, slow, slow, slow, slow, slow, {}, lambda: None, recorder)
+    gather = RoundsFfn(slow, slow, slow, slow, slow, slow, {}, lambda: None, recorder, slow, None)
     gather.ffn(4, 1)
     spans = spans_of(recorder.data())
     assert [(s["activity"], s["end"] - s["begin"]) for s in spans] == [

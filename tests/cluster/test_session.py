@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from halo_edge.cluster.messages import Transport
+from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.compute.wire import Wire
@@ -27,6 +29,7 @@ from halo_edge.lab.link import LinkSettings
 # Long enough for several prefill steps of 128 tokens and a remainder.
 PROMPT = [(7 * i) % 250 for i in range(300)]
 F16 = RoundsOptions(wire=Wire.F16)
+ALONE = RelaxOptions(take_over=False, max_copies=1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,9 +114,10 @@ def test_a_second_start_transfers_nothing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HALO_EDGE_CACHE", str(tmp_path))
+    rounds = RoundsOptions(shards=tmp_path / "of the root")  # or they would find everything there
     transferred = []
     for _ in range(2):
-        with cluster(tiny_model, 3) as session:
+        with cluster(tiny_model, 3, rounds) as session:
             assert session.cluster is not None
             transferred.append([(r.fetched_bytes, r.cached_bytes) for r in session.cluster.replies])
     first, second = transferred
@@ -121,7 +125,7 @@ def test_a_second_start_transfers_nothing(
     assert [(0, fetched) for fetched, _ in first] == second
     shards = sorted((tmp_path / "shards").iterdir())
     shards[0].write_bytes(shards[0].read_bytes()[::-1])  # damaged on disk
-    with cluster(tiny_model, 3) as session:
+    with cluster(tiny_model, 3, rounds) as session:
         assert session.cluster is not None
         fetched = sum(reply.fetched_bytes for reply in session.cluster.replies)
     assert fetched == shards[0].stat().st_size
@@ -156,8 +160,37 @@ def test_foreign_datagrams_change_nothing(tiny_model: Path) -> None:
         np.testing.assert_array_equal(disturbed, clean)
 
 
-def test_a_killed_worker_is_named(tiny_model: Path) -> None:
+def test_a_killed_worker_is_computed_for(tiny_model: Path) -> None:
     with cluster(tiny_model, 3) as session:
+        assert session.cluster is not None
+        whole = logits(session, PROMPT[:40])
+        os.kill(session.local_pids[1], signal.SIGKILL)
+        for _ in range(3):
+            np.testing.assert_allclose(logits(session, PROMPT[:40]), whole, atol=1e-3)
+        spent = session.cluster.spent
+    assert spent.chunks_taken_over > 0
+    assert spent.taken_over_by_device[2] > 0
+    assert spent.chunks_filled == 0
+
+
+def test_a_stopped_worker_is_computed_for_and_gets_its_work_back(tiny_model: Path) -> None:
+    with cluster(tiny_model, 2) as session:
+        assert session.cluster is not None
+        whole = logits(session, PROMPT[:40])
+        os.kill(session.local_pids[0], signal.SIGSTOP)
+        np.testing.assert_allclose(logits(session, PROMPT[:40]), whole, atol=1e-3)
+        os.kill(session.local_pids[0], signal.SIGCONT)
+        deadline = time.monotonic() + 30
+        while True:  # it answers what it was sent meanwhile, is probed, and trusted again
+            before = session.cluster.spent
+            np.testing.assert_allclose(logits(session, PROMPT[:40]), whole, atol=1e-3)
+            if not session.cluster.spent.since(before).taken_over_by_device.get(1):
+                break
+            assert time.monotonic() < deadline
+
+
+def test_a_killed_worker_is_named_where_nobody_may_take_over(tiny_model: Path) -> None:
+    with cluster(tiny_model, 3, RoundsOptions(relax=ALONE)) as session:
         logits(session, PROMPT[:40])
         os.kill(session.local_pids[1], signal.SIGKILL)
         with pytest.raises(HaloError, match=r"worker worker-2 left in the middle of a generation"):
@@ -165,8 +198,8 @@ def test_a_killed_worker_is_named(tiny_model: Path) -> None:
                 logits(session, PROMPT[:40])
 
 
-def test_a_stopped_worker_is_named(tiny_model: Path) -> None:
-    options = RoundsOptions(stall_timeout_s=0.5)
+def test_a_stopped_worker_is_named_where_nobody_may_take_over(tiny_model: Path) -> None:
+    options = RoundsOptions(stall_timeout_s=0.5, relax=ALONE)
     with cluster(tiny_model, 2, options) as session:
         logits(session, PROMPT[:40])
         os.kill(session.local_pids[0], signal.SIGSTOP)

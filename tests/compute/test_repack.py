@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from halo_edge.compute.context import GraphContext, aligned
-from halo_edge.compute.repack import drop_mapped_pages
+from halo_edge.compute.mapped import drop_mapped_pages
 from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.weights import Matrix
 from halo_edge.model.gguf_file import GgufFile

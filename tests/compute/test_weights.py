@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from halo_edge.compute.context import GraphContext, aligned
 from halo_edge.compute.runtime import Arena, Graph, Runtime
-from halo_edge.compute.weights import Matrix, requantise_columns, vector
+from halo_edge.compute.weights import Matrix, vector
 from halo_edge.errors import HaloError
 from halo_edge.model.gguf_file import WEIGHT_TYPES, GgufFile
 from halo_edge.model.synth_blocks import random_blocks
@@ -124,26 +124,3 @@ def test_no_type_with_kernels_is_left_out() -> None:
         and (address(ggml.ggml_get_type_traits(kind).contents.to_float) or kind == 0)
     }
     assert usable == WEIGHT_TYPES
-
-
-# Of the values' rms. The largest of 32 is some 1.7 of it, a step 1/127 of that, and an error up to
-# half a step, evenly spread: 0.004.
-@pytest.mark.parametrize(
-    ("quantization", "tolerance"),
-    [("F32", 0.006), ("Q4_K", 0.006), ("Q6_K", 0.006)],
-)
-def test_requantise_columns(quantization: str, tolerance: float) -> None:
-    whole, values = stored(quantization, 16, 768)
-    part = requantise_columns(whole, range(64, 320))
-    assert (part.ggml_type, part.rows, part.columns) == (ggml.GGML_TYPE_Q8_0, 16, 256)
-    result = dequantize(part.bytes_2d(), GGMLQuantizationType.Q8_0)
-    expected = values[:, 64:320]
-    assert 0 < np.sqrt(np.mean((result - expected) ** 2) / np.mean(expected**2)) < tolerance
-
-
-def test_requantise_takes_ranges_of_ranges() -> None:
-    whole, values = stored("Q4_K", 16, 768)
-    part = requantise_columns(whole.row_range(3, 7), range(0, 64))
-    assert part.rows == 4
-    result = dequantize(part.bytes_2d(), GGMLQuantizationType.Q8_0)
-    np.testing.assert_allclose(result, values[3:7, :64], atol=0.02)

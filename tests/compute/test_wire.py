@@ -63,6 +63,14 @@ def test_q8_0_error(values: NDArray[np.float32]) -> None:
     assert (error <= largest / 254 * 1.001 + 127 * step_error).all()
 
 
+@pytest.mark.parametrize("wire", WireFormat)
+def test_decoding_gives_what_a_graph_reads(wire: WireFormat) -> None:
+    values = np.random.default_rng(4).standard_normal((5, 96)).astype(np.float32) * 30
+    codec = WireCodec(wire, 96)
+    encoded = codec.encoder(values).encode(5)
+    assert np.array_equal(codec.decode(encoded, 3), decode(codec, encoded, 3))
+
+
 def test_f16_is_exact_where_f16_is() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     finite = bits.view(np.float16)[np.isfinite(bits.view(np.float16))].astype(np.float32)

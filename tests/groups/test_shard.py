@@ -17,8 +17,9 @@ from halo_edge.compute.context import ALIGNMENT
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
+from halo_edge.groups.ffn_source import FfnSource
 from halo_edge.groups.partition import Partition
-from halo_edge.groups.shard import ShardSpec, content_hash, cut, pack, spec_of
+from halo_edge.groups.shard import ShardSpec, content_hash, pack, spec_of
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.plan.plan import split
@@ -56,7 +57,7 @@ def shards(path: Path, weights: list[float]) -> list[FfnWeights]:
     partition = Partition(HyperParameters.from_gguf(gguf).ffn)
     plan = split(partition.n_groups, weights)
     neurons = [partition.neuron_range(groups) for groups in plan.shares]
-    return [cut(gguf, 1, part) for part in neurons if part]
+    return [FfnSource(gguf).cut(1, part) for part in neurons if part]
 
 
 # Measured, relative to the whole: types whose blocks groups do not cut differ by the order of
@@ -111,7 +112,7 @@ def test_packing_loses_nothing(make_model: Any, x: NDArray[np.float32], quantiza
 
 def test_shards_are_mapped(make_model: Any) -> None:
     gguf = GgufFile.open(make_model(hidden=256, ffn=FFN, n_layers=2))
-    shard, whole = cut(gguf, 0, range(128, 640)), cut(gguf, 0, range(FFN))
+    shard, whole = FfnSource(gguf).cut(0, range(128, 640)), FfnSource(gguf).cut(0, range(FFN))
     for matrix in (shard.gate, shard.up, shard.down, whole.gate, whole.up, whole.down):
         assert np.shares_memory(matrix.data, gguf.data)
 
@@ -195,6 +196,6 @@ def test_any_spec_is_usable_or_refused(
 
 def test_matrices_that_do_not_fit_together(tiny_model: Path) -> None:
     gguf = GgufFile.open(tiny_model)
-    shard = cut(gguf, 0, range(0, 64))
+    shard = FfnSource(gguf).cut(0, range(0, 64))
     with pytest.raises(ValueError, match="do not fit together"):
-        FfnWeights(shard.gate, cut(gguf, 0, range(0, 128)).up, shard.down)
+        FfnWeights(shard.gate, FfnSource(gguf).cut(0, range(0, 128)).up, shard.down)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby
 from typing import NamedTuple
 
 from tests.sync.network import EPOCH, KEY
@@ -25,6 +25,10 @@ class Said(NamedTuple):
     tokens: int
     chunk: int
     stamp: int
+    serial: int
+    copies: int
+    lost: int
+    again: int
     payload: bytes
 
 
@@ -45,10 +49,16 @@ class Hand:
         tokens: int = 2,
         chunk: int = 0,
         stamp: int = 0,
+        serial: int = 1,
+        copies: int = 0x11,
+        lost: int = 0,
+        again: int = 0,
         payload: bytes = b"",
     ) -> bytes:
         """A datagram, by default of the second of the four layers, about two tokens."""
-        body = BODY.pack(message, kind, layer, step, tokens, chunk, stamp)
+        body = BODY.pack(
+            message, kind, layer, step, tokens, chunk, stamp, serial, copies, lost, again
+        )
         return self.sealer.seal(body + payload)
 
     def hear(self, datagram: bytes) -> Said:
@@ -61,9 +71,9 @@ class Hand:
     def hear_all(self, datagrams: Iterable[bytes]) -> list[Said]:
         """What they say. Only what recovers something is there K_COPIES times."""
         heard = []
-        for datagram, copies in groupby(datagrams):
+        for datagram, copies in Counter(datagrams).items():
             said = self.hear(datagram)
             recovers = said.message not in (Message.X, Message.PARTIAL) or said.stamp != 0
-            assert len(list(copies)) == (K_COPIES if recovers else 1)
+            assert copies == (K_COPIES if recovers else 1)
             heard.append(said)
         return heard

@@ -8,7 +8,9 @@ from halo_edge.sync.datagram import (
     BODY,
     COUNTER_MASK,
     HEADER,
+    K_MOST_COPIES,
     OVERHEAD,
+    Copies,
     Message,
     Want,
     age_of,
@@ -20,14 +22,15 @@ from halo_edge.sync.statistics import Statistics
 
 
 def test_the_sizes_are_those_of_the_documentation() -> None:
-    assert (HEADER.size, BODY.size, OVERHEAD) == (12, 16, 44)
+    assert (HEADER.size, BODY.size, OVERHEAD) == (12, 20, 48)
 
 
 def test_the_numbers_on_the_wire_never_change() -> None:
-    assert [*Message] == [1, 2, 3, 4]
+    assert [*Message] == [1, 2, 3, 4, 5]
     assert [*RoundKind] == [0]
-    body = BODY.pack(Message.WANT_X, RoundKind.FFN, 0x0102, 0x03040506, 7, 8, 0x090A0B0C)
-    assert body.hex() == "030001020304050600070008090a0b0c"
+    link = (13, 14, 15, 16)
+    body = BODY.pack(Message.WANT_X, RoundKind.FFN, 0x0102, 0x03040506, 7, 8, 0x090A0B0C, *link)
+    assert body.hex() == "030001020304050600070008090a0b0c0d0e0f10"
     assert Want(True, 5, 0b1000_0000_0001).encode(12).hex() == "0100000000000000050108"
 
 
@@ -39,6 +42,7 @@ def test_the_numbers_on_the_wire_never_change() -> None:
     st.integers(0, 0xFFFF),
     st.integers(0, 0xFFFF),
     st.integers(0, 0xFFFF_FFFF),
+    st.binary(min_size=4, max_size=4),
     st.binary(max_size=1200),
 )
 def test_what_is_sealed_is_what_is_opened(
@@ -49,9 +53,10 @@ def test_what_is_sealed_is_what_is_opened(
     tokens: int,
     chunk: int,
     stamp: int,
+    link: bytes,
     payload: bytes,
 ) -> None:
-    fields = (message, kind, layer, step, tokens, chunk, stamp)
+    fields = (message, kind, layer, step, tokens, chunk, stamp, *link)
     sealer = Sealer(bytes(32), DeviceId(7), 5)
     opener = Opener(bytes(32), [DeviceId(7)], 5, 1200, Statistics())
     opened = opener.open(sealer.seal(BODY.pack(*fields) + payload))
@@ -91,6 +96,15 @@ def test_any_bytes_are_a_want_in_one_way_or_none(payload: bytes, n_chunks: int) 
 )
 def test_what_is_not_a_want(payload: str) -> None:
     assert Want.decode(memoryview(bytes.fromhex(payload)), 5) is None
+
+
+@given(st.integers(0, 255))
+def test_a_byte_says_how_often_chunks_travel_or_nothing(byte: int) -> None:
+    copies = Copies.decode(byte)
+    if copies is None:
+        assert not all(1 <= nibble <= K_MOST_COPIES for nibble in (byte >> 4, byte & 15))
+    else:
+        assert copies.encode() == byte and min(copies) > 0 and max(copies) <= K_MOST_COPIES
 
 
 @given(st.floats(0, 1e7), st.floats(0, 4000))

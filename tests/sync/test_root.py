@@ -138,7 +138,7 @@ def test_an_answer_that_does_not_come_is_asked_for_with_growing_patience() -> No
         assert deadline is not None and deadline == pytest.approx(now + wait_s)
         now = deadline
         probes = play.root.datagrams(now)
-        assert [d for d, _ in probes] == [(ONE,)] * K_COPIES + [(TWO,)] * K_COPIES
+        assert [d for d, _ in probes] == [(ONE,), (TWO,)] * K_COPIES
         said = play.hands[ONE].hear(probes[0][1])
         assert Want.decode(memoryview(said.payload), 4) == Want(True, 0, 0b1111)
 
@@ -162,7 +162,7 @@ def test_the_time_an_answer_takes_is_learned_for_each_number_of_tokens() -> None
         for chunk in range(4):
             said = hand.say(Message.PARTIAL, step=step, chunk=chunk, payload=bytes(204))
             root.receive(said, now + 0.02)
-    assert waits == pytest.approx(now + 0.02, abs=1e-4)
+    assert waits == pytest.approx(now + 0.02 + Recovery().min_variation_s, abs=1e-5)
     root.begin(RoundId(step + 1, 2), 8, X * 4, now + 1)
     root.datagrams(now + 1)
     waits = root.deadline()

@@ -77,8 +77,8 @@ def test_each_refusal_is_counted_as_what_it_is() -> None:
     good = Sealer(KEY, DeviceId(1), 1).seal(BODY)
     flags = bytes([good[0], 1]) + good[2:]
     cases = {
-        "wrong_length": [b"", good[:43], good + bytes(1200)],
-        "wrong_version": [b"\2" + good[1:], flags],
+        "wrong_length": [b"", good[:47], good + bytes(1200)],
+        "wrong_version": [b"\1" + good[1:], flags],
         "unknown_sender": [
             Sealer(KEY, ROOT, 1).seal(BODY),  # our own, reflected
             Sealer(KEY, DeviceId(3), 1).seal(BODY),

@@ -33,6 +33,14 @@ def test_a_steady_time_is_waited_for_little_longer_than_it_takes() -> None:
     assert 0.007 <= estimator.timeout_s < 0.0071
 
 
+def test_a_steady_time_is_given_some_room() -> None:
+    """G of RFC 6298, above the mean rather than as a floor."""
+    estimator = TimeoutEstimator(0.05, 0.001, min_variation_s=0.0003)
+    for _ in range(100):
+        estimator.sample(0.007)
+    assert estimator.timeout_s == pytest.approx(0.0073)
+
+
 def test_waits_double_and_stop_doubling() -> None:
     recovery = Recovery(max_backoff_s=0.1)
     assert [recovery.backed_off_s(0.01, n) for n in range(5)] == [0.01, 0.02, 0.04, 0.04, 0.04]

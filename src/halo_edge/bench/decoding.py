@@ -72,21 +72,32 @@ class Decoder:
 
     def prepare(self) -> None:
         """Begin anew: prompt and warm tokens. Raises `HaloError` as `Engine.step` does."""
-        if self._sequence is not None:
-            self._engine.release(self._sequence)
+        self.release()
         self._sequence = self._engine.add(PROMPT, SamplingParams(temperature=0))
         for _ in range(1 + WARM_TOKENS):
             self._token()
 
-    def decode(self, tokens: int, limit_s: float) -> Decoding:
-        """So many more tokens, but none later than `limit_s`; at least one is waited for.
+    def release(self) -> None:
+        """Free the KV cache. `prepare` begins anew."""
+        if self._sequence is not None:
+            self._engine.release(self._sequence)
+            self._sequence = None
+
+    def decode(self, tokens: int, limit_s: float, settle: int = 0) -> Decoding:
+        """So many more tokens, but none later than `limit_s`; at least one is waited for. Of the
+        first `settle`, which come in addition, only the time counts, towards the limit.
 
         Raises `HaloError` as `Engine.step` does, and where they do not fit into the context.
         """
-        if len(PROMPT) + 1 + WARM_TOKENS + tokens > self._context:
+        if len(PROMPT) + 1 + WARM_TOKENS + settle + tokens > self._context:
             raise HaloError(f"{tokens} tokens are too many for a context of {self._context}")
         gaps_ms: list[float] = []
         begun = before = self._clock()
+        for _ in range(settle):
+            self._token()
+            before = self._clock()
+            if before - begun > limit_s:
+                return Decoding((), limit_s * 1e3)
         for _ in range(tokens):
             self._token()
             now = self._clock()

@@ -36,11 +36,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Settings:
-    """What one run of an experiment is given. `quick`: fewer cases, too."""
+    """What one run of an experiment is given. `quick`: fewer cases, too. `profile`: the model's,
+    for policies that relax."""
 
     model: Path
     size: Size
     quick: bool = False
+    profile: Path | None = None
 
 
 class Case(Protocol):
@@ -75,7 +77,8 @@ class Opened(Generic[CaseT, SampleT]):
 class Experiment(Generic[CaseT, SampleT, RowT]):
     """`row` is the type of `rows`: a dataclass that JSON can hold. `model`: the shape of the
     synthetic model it runs on (`model.synth.SHAPES`), or None for the demo model. `options`: what
-    else of the command line decides what it measures.
+    else of the command line decides what it measures. `in_lab`: it needs one.
+    `uses_profile`: it has something to do with `Settings.profile`, where there is one.
 
     `table` and `plot` need nothing but rows, which may come from a file.
     """
@@ -93,6 +96,8 @@ class Experiment(Generic[CaseT, SampleT, RowT]):
     table: Callable[[Sequence[RowT]], str]
     plot: Callable[[Sequence[RowT]], Figure] | None
     options: Mapping[str, str] = field(default_factory=dict)
+    in_lab: bool = False
+    uses_profile: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from halo_edge.bench.ablation import ablation
 from halo_edge.bench.burst import BURSTS
 from halo_edge.bench.experiment import Experiment
 from halo_edge.bench.loss import LOSS
+from halo_edge.bench.off_domain import off_domain
 from halo_edge.bench.outage import OUTAGE
 from halo_edge.bench.overhead import overhead
 from halo_edge.bench.prefill import PREFILL
 from halo_edge.bench.quality import quality
+from halo_edge.bench.relaxed import relaxed
 from halo_edge.bench.scaling import SCALING
 from halo_edge.bench.validation import VALIDATION
 
@@ -22,10 +25,14 @@ LAB_EXPERIMENTS: Final = (LOSS, BURSTS, OUTAGE, SCALING, VALIDATION)
 
 def usual_experiments() -> Mapping[str, AnyExperiment]:
     """With the options that they have when nothing else is said."""
+    text = Path("text")
     every: tuple[AnyExperiment, ...] = (
         overhead(),
         PREFILL,
         *LAB_EXPERIMENTS,
-        quality(Path("text")),
+        quality(text),
+        relaxed(text),
+        ablation(text),
+        off_domain(Path("profile")),
     )
     return {experiment.name: experiment for experiment in every}

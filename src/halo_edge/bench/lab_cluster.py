@@ -1,4 +1,4 @@
-"""A cluster in the lab with a root that decodes on request: what the lab's experiments share.
+"""A cluster in the lab with a root that works on request: what the lab's experiments share.
 
 Weights are loaded and shards sent once, over links as they are declared. Then each measurement
 begins with a fresh prompt over those links, so that no configuration inherits a transport in
@@ -11,21 +11,34 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from halo_edge.bench.decoding import CONTEXT, Decoding
 from halo_edge.bench.experiment import Tell
-from halo_edge.bench.probe_client import Probe
-from halo_edge.bench.probe_messages import Decode, Decoded, Done, Prepare, ProbeStart, Times, Traced
+from halo_edge.bench.probe_client import Probe, ReplyT
+from halo_edge.bench.probe_messages import (
+    Decode,
+    Decoded,
+    Done,
+    Prepare,
+    ProbeStart,
+    Relax,
+    Score,
+    Scored,
+    Times,
+    Traced,
+)
 from halo_edge.cluster.messages import Transport
+from halo_edge.cluster.relaxation import RelaxOptions, Spent
 from halo_edge.cluster.trace_summary import TokenTime
 from halo_edge.errors import HaloError
+from halo_edge.groups.placement import Placement
 from halo_edge.lab.fabric import DeviceCounters
 from halo_edge.lab.lab import Lab
 from halo_edge.lab.link import LinkSettings
-from halo_edge.lab.spec import DeviceSpec, Event, LabSpec
+from halo_edge.lab.spec import Action, DeviceSpec, Event, LabSpec
 
 ROOT: Final = "n0"
 # A token's end is awaited for so long after the time is up, before the links are made good again.
@@ -33,6 +46,10 @@ GRACE_S: Final = 1.0
 # TCP tries again only after a pause as long as all its pauses before, up to 120 s.
 SETTLE_S: Final = 150.0
 PREPARE_TIMEOUT_S: Final = 180.0
+# Learning begins anew: the workers are asked for their fills again, perhaps.
+RELAX_TIMEOUT_S: Final = 60.0
+# Of one token that is scored; prefill takes less.
+MAX_TOKEN_S: Final = 5.0
 TRACE_TIMEOUT_S: Final = 120.0
 
 
@@ -49,12 +66,15 @@ class Links:
 @dataclass(frozen=True)
 class LabSample:
     """`offered`, `lost`: packets of the workers' links, while it was measured, both ways.
-    `events_s`: when each event happened, seconds after `begun`, the moment decode began."""
+    `events_s`: when each event happened, seconds after the moment decode began. `spent`: in
+    `tokens` tokens, those before the gaps included."""
 
     decoding: Decoding
     offered: int = 0
     lost: int = 0
     events_s: tuple[float, ...] = ()
+    spent: Spent = field(default_factory=Spent)
+    tokens: int = 1
 
     @property
     def realised_loss(self) -> float:
@@ -92,37 +112,46 @@ class LabCluster:
         """Of each token."""
         return self._probe.rounds
 
-    def measure(self, links: Links | None, tokens: int, limit_s: float) -> LabSample:
-        """Decode so many tokens over these links (None: as declared), or as many as come in time.
+    def relax(self, options: RelaxOptions) -> None:
+        """From now on. Raises `HaloError` for what cannot be, as without a profile."""
+        self._probe.ask(Relax(options), Done, RELAX_TIMEOUT_S)
+
+    def measure(
+        self, links: Links | None, tokens: int, limit_s: float, settle: int = 0
+    ) -> LabSample:
+        """Decode so many tokens over these links (None: as declared), or as many as come in time;
+        before those that count, `settle` others, in which timers and estimates learn the links.
 
         Raises `HaloError` when the cluster fails.
         """
-        lab, probe = self._lab, self._probe
-        lab.check()
-        probe.ask(Prepare(), Done, PREPARE_TIMEOUT_S)
-        before = lab.counters()
-        try:
-            if links is not None:
-                for worker in self._workers:
-                    lab.set_link(worker, links.settings, links.settings)
-            begun = time.monotonic()
-            probe.send(Decode(tokens, limit_s))
-            decoded, happened = self._happen(links.events if links is not None else (), begun)
-            if decoded is None:
-                left_s = begun + limit_s + GRACE_S - time.monotonic()
-                decoded = probe.receive(Decoded, max(0.0, left_s))
-            after = lab.counters()
-        finally:
-            self._mend()
+        self._lab.check()
+        self._probe.ask(Prepare(), Done, PREPARE_TIMEOUT_S)
+        request = Decode(tokens, limit_s, settle)
+        met = self._meet(links, request, Decoded, limit_s + GRACE_S)
+        decoded = met.reply
         if decoded is None:
-            decoded = probe.receive(Decoded, SETTLE_S)
+            decoded = self._probe.receive(Decoded, SETTLE_S)
         if decoded is None:
             raise HaloError(
                 f"the cluster in the lab did not recover in {SETTLE_S:.0f} s over good links"
             )
-        offered, lost = _difference(after, before, self._workers)
-        events_s = tuple(at_s - decoded.begun_s for at_s in happened)
-        return LabSample(decoded.decoding, offered, lost, events_s)
+        return LabSample(
+            decoded.decoding,
+            met.offered,
+            met.lost,
+            tuple(at_s - decoded.begun_s for at_s in met.happened),
+            decoded.spent,
+            settle + max(1, len(decoded.decoding.gaps_ms)),
+        )
+
+    def score(self, links: Links, request: Score) -> Scored:
+        """Score a text over these links. Raises `HaloError` when the cluster fails."""
+        self._lab.check()
+        limit_s = request.windows * request.context * MAX_TOKEN_S
+        met = self._meet(links, request, Scored, limit_s)
+        if met.reply is None:
+            raise HaloError(f"scoring took longer than {limit_s:.0f} s; the links are too bad")
+        return met.reply
 
     def token_times(self) -> list[TokenTime]:
         """Of all tokens so far, if the probe records. Raises `HaloError`."""
@@ -131,21 +160,58 @@ class LabCluster:
     def warnings(self) -> list[str]:
         return [f"lab {self._lab.spec.name}: {line}" for line in self._lab.warnings()]
 
-    def _happen(self, events: Sequence[Event], begun: float) -> tuple[Decoded | None, list[float]]:
+    def _meet(
+        self, links: Links | None, request: Decode | Score, kind: type[ReplyT], limit_s: float
+    ) -> _Met[ReplyT]:
+        """Let the probe work over these links for so long. Afterwards all is as declared."""
+        lab, probe = self._lab, self._probe
+        events = links.events if links is not None else ()
+        before = lab.counters()
+        try:
+            if links is not None:
+                for worker in self._workers:
+                    lab.set_link(worker, links.settings, links.settings)
+            begun = time.monotonic()
+            probe.send(request)
+            reply, happened = self._happen(events, kind, begun)
+            if reply is None:
+                left_s = begun + limit_s - time.monotonic()
+                reply = probe.receive(kind, max(0.0, left_s))
+            after = lab.counters()
+        finally:
+            self._mend(events)
+        offered, lost = _difference(after, before, self._workers)
+        return _Met(reply, happened, offered, lost)
+
+    def _happen(
+        self, events: Sequence[Event], kind: type[ReplyT], begun: float
+    ) -> tuple[ReplyT | None, list[float]]:
         """Let the events happen until the reply comes; it, and when they happened."""
         happened: list[float] = []
         for event in events:
             left_s = begun + event.at_s - time.monotonic()
-            decoded = self._probe.receive(Decoded, max(0.0, left_s))
-            if decoded is not None:
-                return decoded, happened
+            reply = self._probe.receive(kind, max(0.0, left_s))
+            if reply is not None:
+                return reply, happened
             self._lab.act(event)
             happened.append(time.monotonic())
         return None, happened
 
-    def _mend(self) -> None:
+    def _mend(self, events: Sequence[Event]) -> None:
         for worker in self._workers:
             self._lab.set_link(worker, *self._declared[worker])
+        for worker in dict.fromkeys(e.device for e in events if e.action is Action.STOP):
+            self._lab.act(Event(0, Action.CONTINUE, worker))
+
+
+@dataclass(frozen=True)
+class _Met(Generic[ReplyT]):
+    """`reply`: None if it did not come in time. `happened`: when events did, monotonic clock."""
+
+    reply: ReplyT | None
+    happened: list[float]
+    offered: int
+    lost: int
 
 
 @contextmanager
@@ -157,6 +223,8 @@ def open_lab_cluster(
     *,
     stall_timeout_s: float,
     trace: bool = False,
+    profile: Path | None = None,
+    placement: Placement = Placement.CRITICAL,
 ) -> Iterator[LabCluster]:
     """Build the lab, start its workers, and open a session from its root.
 
@@ -171,6 +239,9 @@ def open_lab_cluster(
             transport=transport,
             context=CONTEXT,
             stall_timeout_s=stall_timeout_s,
+            directory=str(directory),
+            profile=None if profile is None else str(profile.resolve()),
+            placement=placement,
             trace=trace,
         )
 

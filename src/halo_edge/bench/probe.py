@@ -1,7 +1,8 @@
 """`python -m halo_edge.bench.probe JSON`: the root of an experiment, inside a lab.
 
-It opens one session with the lab's workers and decodes when it is told to, until its standard input
-ends: the weights are loaded and the shards sent once for all configurations of the links.
+It opens one session with the lab's workers and decodes, or scores text, when it is told to, until
+its standard input ends: the weights are loaded and the shards sent once for all configurations of
+the links and of the rounds.
 """
 
 from __future__ import annotations
@@ -22,16 +23,21 @@ from halo_edge.bench.probe_messages import (
     Failed,
     Prepare,
     ProbeStart,
+    Relax,
     Reply,
     Request,
+    Score,
     Times,
 )
+from halo_edge.bench.scoring import Scorer
 from halo_edge.cluster.control import ControlOptions
-from halo_edge.cluster.root import RoundsOptions
+from halo_edge.cluster.relaxation import Spent
+from halo_edge.cluster.root import Cluster, RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.cluster.trace_summary import token_times
 from halo_edge.engine.trace import Recorder, Tracer
 from halo_edge.errors import HaloError
+from halo_edge.groups.profile import Profile
 
 
 def main() -> None:
@@ -41,7 +47,7 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         with open_session(_session(start)) as session:
-            _serve(session, start.context, sys.stdin.buffer, replies)
+            _serve(session, start, sys.stdin.buffer, replies)
     except HaloError as error:
         _say(replies, Failed(str(error)))
         sys.exit(1)
@@ -62,25 +68,52 @@ def _session(start: ProbeStart) -> SessionOptions:
         start.context,
         workers,
         control,
-        RoundsOptions(transport=start.transport, stall_timeout_s=start.stall_timeout_s),
+        RoundsOptions(
+            transport=start.transport,
+            stall_timeout_s=start.stall_timeout_s,
+            profile=None if start.profile is None else Profile.load(Path(start.profile)),
+            placement=start.placement,
+        ),
         Recorder() if start.trace else Tracer(),
     )
 
 
-def _serve(session: Session, context: int, requests: BinaryIO, replies: BinaryIO) -> None:
-    decoder = Decoder(session, context)
+def _serve(session: Session, start: ProbeStart, requests: BinaryIO, replies: BinaryIO) -> None:
+    decoder = Decoder(session, start.context)
+    scorer = Scorer(session, Path(start.directory))
     done = Done(session.model.params.n_layers)
     _say(replies, done)
     for line in requests:
         request: Request = msgspec.json.decode(line, type=Request)
-        if isinstance(request, Prepare):
+        if isinstance(request, Relax):
+            _cluster(session).relax(request.options)
+            _say(replies, done)
+        elif isinstance(request, Prepare):
             decoder.prepare()
             _say(replies, done)
         elif isinstance(request, Decode):
-            begun_s = time.monotonic()
-            _say(replies, Decoded(begun_s, decoder.decode(request.tokens, request.limit_s)))
+            _say(replies, _decoded(session, decoder, request))
+        elif isinstance(request, Score):
+            decoder.release()
+            _say(replies, scorer.score(_cluster(session), request))
         else:
             _say(replies, Times(token_times(session.timeline())))
+
+
+def _cluster(session: Session) -> Cluster:
+    if session.cluster is None:
+        raise HaloError("one device has no rounds to relax")
+    return session.cluster
+
+
+def _decoded(session: Session, decoder: Decoder, request: Decode) -> Decoded:
+    before, begun_s = _spent(session), time.monotonic()
+    decoding = decoder.decode(request.tokens, request.limit_s, request.settle)
+    return Decoded(begun_s, decoding, _spent(session).since(before))
+
+
+def _spent(session: Session) -> Spent:
+    return Spent() if session.cluster is None else session.cluster.spent
 
 
 def _say(replies: BinaryIO, reply: Reply) -> None:

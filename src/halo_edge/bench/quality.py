@@ -15,12 +15,13 @@ from halo_edge.bench import markdown
 from halo_edge.bench.decoding import Decoder
 from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
 from halo_edge.bench.markdown import Column
-from halo_edge.bench.result import read_bounded
+from halo_edge.bench.scoring import read_text
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.perplexity import Perplexity, perplexity
-from halo_edge.errors import HaloError
+from halo_edge.engine.windows import Scope
+from halo_edge.groups.profile import Profile
 from halo_edge.lab.impairment import ImpairedLink
 from halo_edge.lab.link import LinkSettings
 
@@ -33,18 +34,23 @@ TOKENS: Final = 16
 
 @dataclass(frozen=True)
 class Case:
-    """`loss` is per datagram, in each direction."""
+    """`loss` is per datagram, in each direction. `packed`: the neurons are in the order of their
+    profile, and ffn_down is requantised."""
 
     name: str
     workers: int = WORKERS
     wire: Wire = Wire.MIXED
     loss: float = 0.0
+    packed: bool = False
 
-    def session(self, model: Path) -> SessionOptions:
-        settings = LinkSettings(loss=self.loss)
-        wrap = (lambda link: ImpairedLink(link, settings, SEED)) if self.loss else None
-        rounds = RoundsOptions(wire=self.wire, wrap_link=wrap)
-        return SessionOptions(model, 1, WINDOW, self.workers, None, rounds)
+    def session(self, settings: Settings) -> SessionOptions:
+        link = LinkSettings(loss=self.loss)
+        wrap = (lambda root_link: ImpairedLink(root_link, link, SEED)) if self.loss else None
+        profile = None
+        if self.packed and settings.profile is not None:
+            profile = Profile.load(settings.profile)
+        rounds = RoundsOptions(wire=self.wire, wrap_link=wrap, profile=profile)
+        return SessionOptions(settings.model, 1, WINDOW, self.workers, None, rounds)
 
 
 CASES: Final = (
@@ -55,6 +61,7 @@ CASES: Final = (
     Case("four devices, strict, --wire q8_0", wire=Wire.Q8_0),
 )
 N_QUICK: Final = 3
+PACKED: Final = Case("four devices, strict, packed by profile", packed=True)
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,10 @@ def quality(text: Path) -> Experiment[Case, Sample, Row]:
     def opened(
         settings: Settings, cases: Sequence[Case], tell: Tell
     ) -> Iterator[Opened[Case, Sample]]:
-        try:
-            words = read_bounded(text).decode()
-        except UnicodeDecodeError:
-            raise HaloError(f"{text} is not text in UTF-8") from None
+        words = read_text(text)
 
         def measure(case: Case) -> Sample:
-            with open_session(case.session(settings.model)) as session:
+            with open_session(case.session(settings)) as session:
                 return _score(session, words, settings.size.tokens)
 
         yield Opened(measure)
@@ -108,13 +112,19 @@ def quality(text: Path) -> Experiment[Case, Sample, Row]:
         model=None,
         full=Size(repetitions=1, tokens=16, limit_s=3600),
         quick=Size(repetitions=1, tokens=2, limit_s=600),
-        cases=lambda settings: CASES[:N_QUICK] if settings.quick else CASES,
+        cases=_cases,
         open=opened,
         rows=_rows,
         table=_table,
         plot=None,
         options={"text": text.name},
+        uses_profile=True,
     )
+
+
+def _cases(settings: Settings) -> list[Case]:
+    cases = CASES[:N_QUICK] if settings.quick else CASES
+    return [*cases, PACKED] if settings.profile is not None else list(cases)
 
 
 def _score(session: Session, text: str, windows: int) -> Sample:
@@ -124,8 +134,7 @@ def _score(session: Session, text: str, windows: int) -> Sample:
         session.gather,
         model.tokenizer,
         text,
-        context=WINDOW,
-        max_chunks=windows,
+        Scope(WINDOW, windows=windows),
     )
     if session.cluster is None:
         return Sample(scored, None)

@@ -17,10 +17,10 @@ from halo_edge.bench import markdown
 from halo_edge.bench.decoding import WARM_TOKENS
 from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
 from halo_edge.bench.lab_cluster import LabCluster, LabSample, lab_spec, open_lab_cluster
-from halo_edge.bench.loss import STALL_TIMEOUT_S
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
 from halo_edge.bench.plot import COLOURS, Point, axes, draw_series, ticks
+from halo_edge.bench.policies import STALL_TIMEOUT_S
 from halo_edge.bench.spent import Spent, spent
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.trace_summary import TokenTime
@@ -209,4 +209,5 @@ SCALING: Final = Experiment(
     rows=_rows,
     table=_table,
     plot=_plot,
+    in_lab=True,
 )

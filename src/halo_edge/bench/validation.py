@@ -16,10 +16,10 @@ from halo_edge.bench.cores import last_core
 from halo_edge.bench.decoding import PROMPT
 from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
 from halo_edge.bench.lab_cluster import lab_spec, open_lab_cluster
-from halo_edge.bench.loss import STALL_TIMEOUT_S
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, Reading, median_of
 from halo_edge.bench.plot import COLOURS, axes
+from halo_edge.bench.policies import STALL_TIMEOUT_S
 from halo_edge.cluster.messages import Transport
 from halo_edge.errors import HaloError
 from halo_edge.lab.host_profile import measure_host_profile
@@ -179,4 +179,5 @@ VALIDATION: Final = Experiment(
     rows=_rows,
     table=_table,
     plot=_plot,
+    in_lab=True,
 )

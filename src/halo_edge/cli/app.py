@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import bench, generate, lab, models, workers
+from halo_edge.cli import bench, calibrate, generate, lab, models, workers
 from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
@@ -27,6 +27,7 @@ for command in (
     generate.chat,
     models.pull,
     models.perplexity,
+    calibrate.calibrate,
     models.tokenize,
     models.synth,
     workers.worker,

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from rich.markup import escape
 from typer import Option, Typer
 
+from halo_edge.bench.ablation import ablation
 from halo_edge.bench.burst import BURSTS
-from halo_edge.bench.experiment import Experiment, Settings, measure, sized
-from halo_edge.bench.experiments import LAB_EXPERIMENTS
+from halo_edge.bench.experiment import Settings, measure, sized
+from halo_edge.bench.experiments import LAB_EXPERIMENTS, AnyExperiment
 from halo_edge.bench.loss import LOSS
+from halo_edge.bench.off_domain import off_domain
 from halo_edge.bench.outage import OUTAGE
 from halo_edge.bench.overhead import overhead
 from halo_edge.bench.plot import to_svg
 from halo_edge.bench.prefill import PREFILL
+from halo_edge.bench.profiles import lent_profile, own_profile
 from halo_edge.bench.quality import quality
+from halo_edge.bench.relaxed import relaxed
 from halo_edge.bench.report import render, write_plots
 from halo_edge.bench.result import Document, document, rows_of, to_json
 from halo_edge.bench.scaling import SCALING
@@ -38,6 +44,16 @@ RESULTS: Final = Path("docs/results")
 Text = Annotated[
     Path,
     Option("--text", exists=True, dir_okay=False, help="A text file, scored 512 tokens a time."),
+]
+
+Profile = Annotated[
+    Path,
+    Option(
+        "--profile",
+        exists=True,
+        dir_okay=False,
+        help="A profile made without source code, for off-domain.",
+    ),
 ]
 
 app = Typer(help="Measure. Every figure in docs/ comes from one of these.", no_args_is_help=True)
@@ -71,9 +87,28 @@ def _prefill(*, options: BenchOptions) -> None:
     _run(PREFILL, options)
 
 
-def _quality(*, text: Text, options: BenchOptions) -> None:
-    """Perplexity of one device, of four, and of four that lose packets."""
-    _run(quality(text), options)
+def _quality(*, text: Text, profile: Profile | None = None, options: BenchOptions) -> None:
+    """What splitting, losing packets and going on without them do to what a model says.
+
+    First with `--impair`; then, where a lab is possible, as `relaxed`, and with --profile as
+    `off-domain`.
+    """
+    _run_all([quality(text)], [relaxed(text)], profile, options)
+
+
+def _relaxed(*, text: Text, options: BenchOptions) -> None:
+    """Perplexity and KL under losses, bursts and outages, strict or on a budget (Linux, root)."""
+    _run(relaxed(text), options)
+
+
+def _off_domain(*, profile: Profile, options: BenchOptions) -> None:
+    """What fills repair on source code, with a profile made without any (Linux, root)."""
+    _run(off_domain(profile), options)
+
+
+def _ablation(*, text: Text, options: BenchOptions) -> None:
+    """What each part brings at 10 % loss (Linux, root)."""
+    _run(ablation(text), options)
 
 
 def _loss(*, options: BenchOptions) -> None:
@@ -87,7 +122,7 @@ def _burst(*, options: BenchOptions) -> None:
 
 
 def _outage(*, options: BenchOptions) -> None:
-    """Token gaps around a cut of 2 s (Linux, root)."""
+    """Token gaps around the absence of a worker (Linux, root)."""
     _run(OUTAGE, options)
 
 
@@ -101,19 +136,14 @@ def _validation(*, options: BenchOptions) -> None:
     _run(VALIDATION, options)
 
 
-def _all(*, text: Text | None = None, options: BenchOptions) -> None:
-    """Every experiment: those of the lab where it is possible, perplexity where --text is given."""
-    experiments: list[Experiment[Any, Any, Any]] = [overhead(), PREFILL]
-    try:
-        check_possible()
-        experiments += LAB_EXPERIMENTS
-    except HaloError as error:
-        names = ", ".join(experiment.name for experiment in LAB_EXPERIMENTS)
-        notes.print(f"without {names}: {error}", style="yellow", soft_wrap=True)
-    if text is not None:
-        experiments.append(quality(text))
-    for experiment in experiments:
-        _run(experiment, options)
+def _all(
+    *, text: Text | None = None, profile: Profile | None = None, options: BenchOptions
+) -> None:
+    """Every experiment: those of the lab where it is possible, those on text where --text is given,
+    off-domain where --profile is."""
+    on_text: list[AnyExperiment] = [] if text is None else [quality(text)]
+    on_text_in_lab: list[AnyExperiment] = [] if text is None else [relaxed(text), ablation(text)]
+    _run_all([overhead(), PREFILL, *on_text], [*LAB_EXPERIMENTS, *on_text_in_lab], profile, options)
 
 
 def _report(
@@ -135,6 +165,9 @@ for _command in (
     _overhead,
     _prefill,
     _quality,
+    _relaxed,
+    _off_domain,
+    _ablation,
     _loss,
     _burst,
     _outage,
@@ -143,15 +176,45 @@ for _command in (
     _all,
     _report,
 ):
-    app.command(_command.__name__.removeprefix("_"))(grouped(_command))
+    app.command(_command.__name__.removeprefix("_").replace("_", "-"))(grouped(_command))
 
 
-def _run(experiment: Experiment[Any, Any, Any], options: BenchOptions) -> None:
-    if experiment in LAB_EXPERIMENTS:
+def _run_all(
+    anywhere: Sequence[AnyExperiment],
+    in_lab: Sequence[AnyExperiment],
+    profile: Path | None,
+    options: BenchOptions,
+) -> None:
+    """Those of the lab, and off-domain with `profile`, as far as they are possible."""
+    experiments = list(anywhere)
+    if profile is None:
+        notes.print("without off-domain: it takes --profile FILE", style="yellow", soft_wrap=True)
+    else:
+        in_lab = [*in_lab, off_domain(profile)]
+    try:
+        check_possible()
+        experiments += in_lab
+    except HaloError as error:
+        names = ", ".join(experiment.name for experiment in in_lab)
+        notes.print(f"without {names}: {error}", style="yellow", soft_wrap=True)
+    for experiment in experiments:
+        _run(experiment, options)
+
+
+def _run(experiment: AnyExperiment, options: BenchOptions) -> None:
+    if experiment.in_lab:
         check_possible()
     usual = experiment.quick if options.quick else experiment.full
     size = sized(usual, options.repetitions, options.tokens)
-    settings = Settings(_model(experiment, options.model), size, options.quick)
+    model = _model(experiment, options.model)
+    with tempfile.TemporaryDirectory(prefix="halo-bench-") as directory:
+        profile = own_profile(model) if experiment.uses_profile else None
+        if profile is None and experiment.uses_profile and experiment.model is not None:
+            profile = lent_profile(model, model_path(None), Path(directory))
+        _measure(experiment, Settings(model, size, options.quick, profile), options)
+
+
+def _measure(experiment: AnyExperiment, settings: Settings, options: BenchOptions) -> None:
     measured = measure(experiment, settings, lambda line: notes.print(escape(line), style="dim"))
     result = document(experiment, settings, measured)
     if options.out is not None:
@@ -164,7 +227,7 @@ def _run(experiment: Experiment[Any, Any, Any], options: BenchOptions) -> None:
         notes.print(f"warning: {escape(warning)}", style="yellow", soft_wrap=True)
 
 
-def _model(experiment: Experiment[Any, Any, Any], model: str | None) -> Path:
+def _model(experiment: AnyExperiment, model: str | None) -> Path:
     if model is not None or experiment.model is None:
         return model_path(model)
     path = user_cache() / "models" / f"synth-{experiment.model}-q4_0.gguf"
@@ -175,7 +238,7 @@ def _model(experiment: Experiment[Any, Any, Any], model: str | None) -> Path:
     return path
 
 
-def _write(experiment: Experiment[Any, Any, Any], result: Document, directory: Path) -> None:
+def _write(experiment: AnyExperiment, result: Document, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{experiment.name}.json"

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from halo_edge.cli.console import byte_progress, notes
 from halo_edge.cli.options import ComputeOptions
+from halo_edge.cli.profile_option import chosen_profile
 from halo_edge.cluster.session import Session, open_session
 from halo_edge.cluster.trace_fetch import Timeline
 from halo_edge.cluster.trace_file import write_trace
@@ -24,7 +25,10 @@ def compute_session(options: ComputeOptions, context: int | None) -> Iterator[Se
     """
     with ExitStack() as stack:
         trace = stack.enter_context(_opened(options.trace)) if options.trace else None
-        session_options = options.session(model_path(options.model), context)
+        model, profile = model_path(options.model), None
+        if options.several_devices:
+            profile = chosen_profile(options.profile, model)
+        session_options = options.session(model, context, profile)
         with byte_progress("sending shards") as progress:
             session = stack.enter_context(open_session(session_options, _summed(progress)))
         if options.impair:

@@ -10,7 +10,8 @@ from halo_edge.cli.compute import compute_session
 from halo_edge.cli.console import notes, print_json, print_piece
 from halo_edge.cli.options import ComputeOptions, Context, Json, SamplingOptions
 from halo_edge.cli.prompt import DEFAULT_SYSTEM, chat_tokens, prompt_tokens, text_argument
-from halo_edge.cli.report import TrafficMark, figures, summary
+from halo_edge.cli.report import Marks, TrafficMark, figures, summary
+from halo_edge.cli.stats import print_stats
 from halo_edge.cluster.session import Session
 from halo_edge.engine.engine import Engine
 from halo_edge.engine.generation import Generation, Generator
@@ -35,6 +36,10 @@ def run(
     raw: Annotated[bool, Option("--raw", help="No chat template: go on with the text.")] = False,
     system: System = None,
     json: Json = False,
+    stats: Annotated[
+        bool,
+        Option("--stats", help="Print what the rounds needed, by device and layer, afterwards."),
+    ] = False,
     ctx: Context = None,
     sampling: SamplingOptions,
     options: ComputeOptions,
@@ -46,15 +51,17 @@ def run(
             tokens = prompt_tokens(session.model, text)
         else:
             tokens = chat_tokens(session.model, system, [Message("user", text)])
-        generator = _generator(session)
+        generator, marks = _generator(session), Marks(TrafficMark.now(session))
         generation = generator.start(tokens, params)
-        fields = _stream(session, generator, generation, quiet=json)
+        _stream(session, generator, generation, marks, quiet=json)
+        fields = figures(session, generation, marks)
         if not json:
             print(flush=True)
+            notes.print(summary(fields), style="dim", soft_wrap=True)
+        if stats and session.cluster is not None and marks.spent is not None:
+            print_stats(session.cluster, marks.spent)
     if json:
         print_json(fields)
-    else:
-        notes.print(summary(fields), style="dim", soft_wrap=True)
 
 
 def chat(
@@ -92,16 +99,18 @@ def _chat(session: Session, params: SamplingParams, system: str | None) -> None:
             messages.append(Message("user", line))
             try:
                 tokens = chat_tokens(session.model, system, messages)
+                marks = Marks(TrafficMark.now(session))
                 generation = generator.start(tokens, params, after=previous)
             except HaloError as error:  # the conversation no longer fits, but can be cleared
                 notes.print(f"halo: {error}; /clear forgets what was said", style="red")
                 messages.pop()
                 continue
             previous = generation
-            fields = _stream(session, generator, generation, quiet=False)
+            _stream(session, generator, generation, marks, quiet=False)
             messages.append(Message("assistant", generation.text))
             print(flush=True)
-            notes.print(summary(fields), style="dim", soft_wrap=True)
+            line = summary(figures(session, generation, marks))
+            notes.print(line, style="dim", soft_wrap=True)
 
 
 def _generator(session: Session) -> Generator:
@@ -113,14 +122,12 @@ def _generator(session: Session) -> Generator:
 
 
 def _stream(
-    session: Session, generator: Generator, generation: Generation, *, quiet: bool
-) -> dict[str, object]:
-    """Run a generation to its end, showing it unless `quiet`; its figures."""
-    first_token: TrafficMark | None = None
+    session: Session, generator: Generator, generation: Generation, marks: Marks, *, quiet: bool
+) -> None:
+    """Run a generation to its end, showing it unless `quiet`."""
     for piece in generator.run(generation):
-        if first_token is None:
-            first_token = TrafficMark.now(session)
+        if marks.first_token is None:
+            marks.first_token = TrafficMark.now(session)
         if not quiet:
             print_piece(piece)
-    end = TrafficMark.now(session)
-    return figures(session, generation, first_token or end, end)
+    marks.end = TrafficMark.now(session)

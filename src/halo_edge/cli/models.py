@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,11 @@ from halo_edge.cli.compute import compute_session, model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
 from halo_edge.cli.options import ComputeOptions, Json, Model
 from halo_edge.cli.prompt import text_argument, text_file
+from halo_edge.cli.report import spent_fields
+from halo_edge.engine.kl import KlMeter, Origin, open_base, save_base
 from halo_edge.engine.perplexity import Perplexity
 from halo_edge.engine.perplexity import perplexity as score
+from halo_edge.engine.windows import Judge, Scope, cut
 from halo_edge.errors import HaloError
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.pull import DEMO_MODEL
@@ -98,21 +102,58 @@ def perplexity(
     chunks: Annotated[
         int | None, Option("--chunks", min=1, help="Default: the whole text.")
     ] = None,
+    step_tokens: Annotated[
+        int | None,
+        Option(
+            "--step-tokens",
+            min=1,
+            help="Tokens computed in a step; 1: as in decode. Default: as many as in a prompt.",
+        ),
+    ] = None,
+    save_logits: Annotated[
+        Path | None,
+        Option(
+            "--save-logits",
+            dir_okay=False,
+            metavar="FILE",
+            help="Keep what the model says at every scored position, for --kl-base: 2 bytes for "
+            "each token of the vocabulary.",
+        ),
+    ] = None,
+    kl_base: Annotated[
+        Path | None,
+        Option(
+            "--kl-base",
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="Also measure the KL divergence from the run that --save-logits kept.",
+        ),
+    ] = None,
     json: Json = False,
     options: ComputeOptions,
 ) -> None:
     """Score a text as llama-perplexity does: lower is better."""
-    text = text_file(file)
-    result: Perplexity | None = None
-    with compute_session(options, ctx) as session:
+    text, scope = text_file(file), Scope(ctx, windows=chunks, step_tokens=step_tokens)
+    with ExitStack() as stack:
+        session = stack.enter_context(compute_session(options, ctx))
         model = session.model
-        for result in score(
-            model.forward, session.gather, model.tokenizer, text, context=ctx, max_chunks=chunks
-        ):
+        judges: list[Judge] = []
+        meter: KlMeter | None = None
+        if save_logits is not None or kl_base is not None:
+            origin = Origin.of(model, text, scope, len(cut(model.tokenizer, text, scope)))
+            if kl_base is not None:
+                meter = stack.enter_context(open_base(kl_base, origin))
+                judges.append(meter)
+            if save_logits is not None:
+                judges.append(stack.enter_context(save_base(save_logits, origin)))
+        result: Perplexity | None = None
+        for result in score(model.forward, session.gather, model.tokenizer, text, scope, judges):
             if not json:
                 notes.print(f"[{result.chunks}] {result.ppl:.4f}", end="  ", markup=False)
     if result is None:
         raise HaloError("nothing was scored")
+    divergence = None if meter is None else meter.divergence()
     if json:
         fields: dict[str, object] = {
             "ppl": result.ppl,
@@ -120,9 +161,22 @@ def perplexity(
             "tokens": result.tokens,
             "chunks": result.chunks,
         }
+        if divergence is not None:
+            fields |= {
+                "kl": divergence.kl,
+                "kl_stderr": divergence.stderr,
+                "kl_p99": divergence.p99,
+                "same_top": divergence.same_top,
+            }
         if session.cluster is not None:
             fields["retransmissions"] = session.cluster.statistics.retransmissions
+            fields |= spent_fields(session.cluster.spent)
         print_json(fields)
-    else:
-        notes.print()
-        print(f"perplexity {result.ppl:.4f} +/- {result.stderr:.4f} ({result.tokens} tokens)")
+        return
+    notes.print()
+    print(f"perplexity {result.ppl:.4f} +/- {result.stderr:.4f} ({result.tokens} tokens)")
+    if divergence is not None:
+        print(
+            f"KL {divergence.kl:.6f} +/- {divergence.stderr:.6f} nats, p99 {divergence.p99:.4f}, "
+            f"same likeliest token {divergence.same_top * 100:.2f} %"
+        )

@@ -10,15 +10,19 @@ from typing import Annotated, Final
 
 from typer import Option
 
+from halo_edge.cli.relax_options import RelaxingOptions
 from halo_edge.cluster.control import DEFAULT_CLUSTER, ControlOptions
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.messages import Transport
+from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.session import SessionOptions
+from halo_edge.compute.requantise import DownType
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.engine.trace import Recorder, Tracer
 from halo_edge.errors import HaloError
+from halo_edge.groups.profile import Profile
 from halo_edge.lab.impairment import ImpairedLink, parse_impairment
 
 DEFAULT_WORKERS: Final = 3
@@ -91,7 +95,7 @@ ControlConfig = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeOptions:
+class ComputeOptions(RelaxingOptions):
     """Which model, and who computes it."""
 
     model: Model = None
@@ -122,6 +126,24 @@ class ComputeOptions:
             "Default: equal.",
         ),
     ] = None
+    profile: Annotated[
+        str | None,
+        Option(
+            "--profile",
+            rich_help_panel=_CLUSTER,
+            metavar="FILE",
+            help="The model's profile, by `halo calibrate`, or 'none'. Default: the one that is "
+            "found for this model.",
+        ),
+    ] = None
+    down_type: Annotated[
+        DownType,
+        Option(
+            "--down-type",
+            rich_help_panel=_CLUSTER,
+            help="With a profile: what ffn_down is requantised to, q8_0 or the type it has.",
+        ),
+    ] = DownType.Q8_0
     wire: Annotated[
         Wire,
         Option(
@@ -168,14 +190,28 @@ class ComputeOptions:
         ),
     ] = None
 
-    def session(self, model: Path, context: int | None) -> SessionOptions:
-        """What they mean for the model in the file `model`. Raises `HaloError`."""
+    @property
+    def several_devices(self) -> bool:
+        """Whether anybody but this process computes."""
+        return self.workers != 0 or bool(self.cluster or self.connect or self.control_config)
+
+    def session(self, model: Path, context: int | None, profile: Profile | None) -> SessionOptions:
+        """What they mean for the model in the file `model`, which has that profile or none.
+
+        Raises `HaloError`.
+        """
+        relax = RelaxOptions()
+        if self.several_devices:
+            relax = self.relax_options(has_profile=profile is not None)
         rounds = RoundsOptions(
             wire=self.wire,
             transport=self.transport,
             split=_shares(self.split),
             wrap_link=_impairment(self.impair, self.transport),
             stall_timeout_s=self.stall_timeout,
+            profile=profile,
+            down=self.down_type,
+            relax=relax,
         )
         tracer = Recorder() if self.trace is not None else Tracer()
         cores = os.cpu_count() or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from halo_edge.cluster.relaxation import Spent
 from halo_edge.cluster.session import Session
 from halo_edge.engine.generation import Generation
 from halo_edge.model.tokenizer import Tokenizer
@@ -12,19 +13,35 @@ from halo_edge.sync.statistics import Statistics
 
 @dataclass(frozen=True)
 class TrafficMark:
-    """What the rounds had counted at some moment."""
+    """What the rounds had counted, and spent, at some moment."""
 
-    statistics: Statistics | None
+    statistics: Statistics
+    spent: Spent
 
     @classmethod
-    def now(cls, session: Session) -> TrafficMark:
+    def now(cls, session: Session) -> TrafficMark | None:
+        """None where there are no rounds."""
         cluster = session.cluster
-        return cls(replace(cluster.statistics) if cluster is not None else None)
+        return None if cluster is None else cls(replace(cluster.statistics), cluster.spent)
 
 
-def figures(
-    session: Session, generation: Generation, first_token: TrafficMark, end: TrafficMark
-) -> dict[str, object]:
+@dataclass
+class Marks:
+    """Of one generation."""
+
+    start: TrafficMark | None
+    first_token: TrafficMark | None = None
+    end: TrafficMark | None = None
+
+    @property
+    def spent(self) -> Spent | None:
+        """By the generation; None where there are no rounds."""
+        if self.start is None or self.end is None:
+            return None
+        return self.end.spent.since(self.start.spent)
+
+
+def figures(session: Session, generation: Generation, marks: Marks) -> dict[str, object]:
     """The fields of `halo run --json`. Bytes a token are of decode, prefill left out."""
     tpot_ms = generation.tpot_ms
     result: dict[str, object] = {
@@ -40,17 +57,18 @@ def figures(
     }
     if generation.sequence.params.logprobs is not None:
         result["logprobs"] = _logprobs(generation, session.model.tokenizer)
-    if end.statistics is not None and first_token.statistics is not None:
-        s, before = end.statistics, first_token.statistics
+    spent, first, end = marks.spent, marks.first_token or marks.end, marks.end
+    if spent is not None and first is not None and end is not None:
+        counted, before = end.statistics, first.statistics
         decoded = len(generation.tokens) - 1
-        moved = s.bytes_sent + s.bytes_received - before.bytes_sent - before.bytes_received
+        moved = counted.bytes_sent + counted.bytes_received
+        moved -= before.bytes_sent + before.bytes_received
         result |= {
-            "rounds": s.rounds,
-            "datagrams_sent": s.datagrams_sent,
-            "datagrams_received": s.datagrams_received,
+            "datagrams_sent": counted.datagrams_sent,
+            "datagrams_received": counted.datagrams_received,
             "bytes_per_token": moved / decoded if decoded > 0 else None,
-            "retransmissions": s.retransmissions,
-        }
+            "retransmissions": counted.retransmissions,
+        } | spent_fields(spent)
     return result
 
 
@@ -68,7 +86,21 @@ def summary(fields: dict[str, object]) -> str:
         parts.append(f"{moved / 1e3:.1f} kB a token")  # type: ignore[operator]
     if (resent := fields.get("retransmissions")) is not None:
         parts.append(f"{resent} retransmissions")
+    if fields.get("chunks_filled"):
+        parts.append(f"{fields['chunks_filled']} filled, fidelity {fields['fidelity']:.4f}")
     return ", ".join(parts)
+
+
+def spent_fields(spent: Spent) -> dict[str, object]:
+    """What going on without chunks cost, as JSON."""
+    return {
+        "rounds": spent.rounds,
+        "chunks_recovered": spent.chunks_recovered,
+        "chunks_filled": spent.chunks_filled,
+        "chunks_taken_over": spent.chunks_taken_over,
+        "nats": spent.nats,
+        "fidelity": spent.fidelity,
+    }
 
 
 def _devices(count: object) -> str:

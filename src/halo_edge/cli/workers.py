@@ -31,7 +31,7 @@ from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.shard_cache import DEFAULT_LIMIT_BYTES
 from halo_edge.cluster.worker_process import WorkerStart
 from halo_edge.errors import HaloError
-from halo_edge.model.cache import user_cache
+from halo_edge.model.cache import user_shards
 
 
 def worker(
@@ -79,7 +79,7 @@ def worker(
         address=address,
         port=port,
         threads=threads or os.cpu_count() or 1,
-        cache=str(user_cache() / "shards"),
+        cache=str(user_shards()),
         cache_limit_bytes=int(cache_limit_gb * (1 << 30)),
     )
     # A process of its own weight: none of the command line's imports stay in memory.

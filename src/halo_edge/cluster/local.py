@@ -20,7 +20,7 @@ import zenoh
 from halo_edge.cluster.control import ControlOptions, open_control
 from halo_edge.cluster.worker_process import WorkerStart
 from halo_edge.errors import HaloError
-from halo_edge.model.cache import user_cache
+from halo_edge.model.cache import user_shards
 
 CLUSTER: Final = "local"
 STOP_TIMEOUT_S: Final = 3.0
@@ -93,7 +93,7 @@ def _start(endpoint: str, name: str, threads: int, log: Path) -> subprocess.Pope
         name=name,
         address="127.0.0.1",
         threads=threads,
-        cache=str(user_cache() / "shards"),
+        cache=str(user_shards()),
         parent=os.getpid(),
     )
     with log.open("wb") as output:

@@ -18,7 +18,7 @@ from halo_edge.errors import HaloError
 
 # Raised when a change makes roots and workers of different versions misunderstand each other, here
 # or in the datagrams.
-CONTROL_VERSION: Final = 1
+CONTROL_VERSION: Final = 2
 # What a worker records, 4 spans a round: some 270 tokens of a model of 30 layers. 1.3 MB.
 WORKER_SPANS: Final = 1 << 15
 
@@ -27,6 +27,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+\Z")]
 # People read it: without control characters, which could do things to their terminal.
 Text = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _OCTET: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 Ipv4 = Annotated[str, Meta(pattern=rf"^{_OCTET}(\.{_OCTET}){{3}}\Z")]
 
@@ -60,7 +61,15 @@ class LayerShard(Struct, frozen=True):
     gate_type: Count
     up_type: Count
     down_type: Count
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    sha256: Sha256
+
+
+class FillTask(Struct, frozen=True):
+    """A worker is to compute its fill (`cluster.fills`), of so many `columns`, K + 1, from the
+    regression with that sha256, and to answer `/fill`."""
+
+    columns: Annotated[int, Meta(ge=1, le=1025)]
+    sha256: Sha256
 
 
 class Assignment(Struct, frozen=True, kw_only=True):
@@ -81,6 +90,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     max_payload: Annotated[int, Meta(ge=64, le=65535)]
     window: Annotated[int, Meta(ge=1, le=65535)]
     shards: Annotated[list[LayerShard | None], Meta(min_length=1, max_length=1024)]
+    fill: FillTask | None = None
     trace: bool = False  # record where the time goes, and answer `/trace`
 
 
@@ -95,6 +105,14 @@ class AssignmentReply(Struct, frozen=True):
 class ShardPiece(Struct, frozen=True):
     """Bytes `start:stop` of a packed shard are wanted."""
 
+    start: Count
+    stop: Count
+
+
+class FillPiece(Struct, frozen=True):
+    """Bytes `start:stop` of the fill that a worker computed in `session` are wanted."""
+
+    session: Name
     start: Count
     stop: Count
 

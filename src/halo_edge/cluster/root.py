@@ -7,43 +7,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+import numpy as np
 import zenoh
+from numpy.typing import NDArray
 
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import local_address_towards, shared_bits
 from halo_edge.cluster.discovery import check_usable
+from halo_edge.cluster.fill_fetch import fetch_fills
+from halo_edge.cluster.holdings import Holdings
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
-    LayerShard,
     Transport,
     WorkerInfo,
     decode,
     encode,
 )
+from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.relaxing import Relaxable
 from halo_edge.cluster.rounds_ffn import RoundsFfn
-from halo_edge.cluster.shard_server import ShardServer
+from halo_edge.cluster.shard_server import serve_shards
+from halo_edge.cluster.stand_in import StandIn
 from halo_edge.cluster.trace_fetch import DeviceTrace, fetch_trace
-from halo_edge.compute.activations import Activations
+from halo_edge.compute.activations import Activations, StepInputs
 from halo_edge.compute.ffn import FfnGraphs
 from halo_edge.compute.partials import PartialSum
+from halo_edge.compute.requantise import DownType
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
-from halo_edge.groups.partition import Partition
+from halo_edge.groups.placement import Placement, placed
+from halo_edge.groups.profile import Profile
+from halo_edge.groups.sketch import Sketch
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
-from halo_edge.plan.plan import Plan, split
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.layout import RoundLayout
+from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.root import RootRounds
 from halo_edge.sync.statistics import Statistics
 from halo_edge.sync.timing import Recovery
@@ -55,14 +65,26 @@ DEFAULT_STALL_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True)
 class RoundsOptions:
-    """How the rounds are carried. `split`: relative shares, the root's first; None: equal.
-    `wrap_link`: puts something between the rounds and the network, such as `--impair`."""
+    """Who holds what, and how the rounds are carried.
+
+    `split`: relative shares, the root's first; None: equal. `wrap_link`: puts something between the
+    rounds and the network, such as `--impair`. `relax`: how far rounds go on without what is late
+    or lost. `profile`: gives the neurons their order, changed by
+    `placement`, and `down` is what it makes of ffn_down; None: the model file's order. `shards`:
+    where packed shards are kept; None: in the user's cache.
+    """
 
     wire: Wire = Wire.MIXED
     transport: Transport = Transport.UDP
     split: Sequence[float] | None = None
     wrap_link: Callable[[RootLink], RootLink] | None = None
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
+    relax: RelaxOptions = field(default_factory=RelaxOptions)
+    profile: Profile | None = None
+    placement: Placement = Placement.CRITICAL
+    placement_seed: int = 0
+    down: DownType = DownType.Q8_0
+    shards: Path | None = None
 
 
 class Cluster:
@@ -94,20 +116,28 @@ class Cluster:
         self._link: RootLink | None = None
         self.workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
         self.name = uuid4().hex
-        partition = Partition(params.ffn)
-        self.plan = _plan(partition, options.split, len(workers) + 1)
-        self._shards = ShardServer(gguf, params.n_layers, partition)
-        self._shards.serve(session, cluster, self.name, progress)
+        profile = options.profile
+        if profile is not None:
+            profile = placed(profile, options.placement, options.placement_seed)
+        self.holdings = Holdings(
+            gguf, params, options.split, len(workers) + 1, profile, options.down, options.shards
+        )
+        self.plan = self.holdings.plan
+        serve_shards(self.holdings.store, session, cluster, self.name, progress)
+        self._gather: RoundsFfn | None = None
         self._token = session.liveliness().declare_token(control.root_key(cluster, self.name))
         key = control.worker_key(cluster, "*")
         self._watch = session.liveliness().declare_subscriber(key, self._on_liveliness)
         self._x_codec = WireCodec(options.wire.x, params.hidden)
         self._partial_codec = WireCodec(options.wire.partial, params.hidden)
 
-    def gather(self, runtime: Runtime, activations: Activations, tracer: Tracer) -> RoundsFfn:
+    def gather(
+        self, runtime: Runtime, activations: Activations, inputs: StepInputs, tracer: Tracer
+    ) -> RoundsFfn:
         """Hand the workers their shards and open the link: the FFN for an engine.
 
-        The workers record where their time goes if `tracer` does.
+        `inputs`: whose tokens each step has. The workers record where their time goes if `tracer`
+        does.
         Raises `HaloError` as the constructor does.
         """
         options, addresses = self._options, self._addresses()
@@ -149,21 +179,54 @@ class Cluster:
         )
         self.statistics = rounds.statistics
         x, ffn = Rows.f32(activations.x), Rows.f32(activations.ffn)
-        own = FfnGraphs(runtime, self._shards.own(self.plan.shares[0]), x, ffn)
+        relaxable = self._relaxable(inputs, activations.max_tokens)
+        projections = relaxable.sketch.projections if relaxable is not None else None
+        own = FfnGraphs(runtime, self.holdings.own(), x, ffn, projections)
         own.prepare()
+        encoder = self._x_codec.encoder(activations.x)
+        stand_in = StandIn(
+            self.holdings.store,
+            self.holdings.neurons,
+            self._params.n_layers,
+            runtime,
+            encoder,
+            self._x_codec,
+            self._partial_codec,
+            activations.max_tokens,
+        )
         names = {device: worker.worker for device, worker in self.workers.items()}
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
-        return RoundsFfn(
+        self._gather = gather = RoundsFfn(
             rounds,
             link,
-            self._x_codec.encoder(activations.x),
+            encoder,
             own,
             ffn,
             PartialSum(runtime, partials, ffn),
             names,
             lambda: self._lost_worker,
             tracer,
+            stand_in,
+            relaxable,
         )
+        gather.relax(options.relax)
+        return gather
+
+    def relax(self, options: RelaxOptions) -> None:
+        """How far rounds are relaxed from the next step on; what was learned is forgotten.
+
+        Raises `HaloError` for what takes a profile and has none.
+        """
+        self._opened().relax(options)
+
+    @property
+    def spent(self) -> Spent:
+        """What the rounds needed so far beyond what came by itself."""
+        return self._opened().spent()
+
+    def link_reports(self) -> dict[DeviceId, LinkReport]:
+        """How the links to the workers are at present."""
+        return self._opened().link_reports()
 
     def traces(self) -> list[DeviceTrace]:
         """What the workers recorded. Raises `HaloError` for one that does not answer."""
@@ -185,6 +248,20 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _opened(self) -> RoundsFfn:
+        if self._gather is None:
+            raise RuntimeError("gather() comes first")
+        return self._gather
+
+    def _relaxable(self, inputs: StepInputs, max_tokens: int) -> Relaxable | None:
+        """None without a profile."""
+        profile = self.holdings.profile
+        if profile is None:
+            return None
+        weights = self._fetch_fills(profile.rank + 1)
+        sketch = Sketch(profile, max_tokens)
+        return Relaxable(profile, self.plan.shares, weights, sketch, inputs, self._partial_codec)
+
     def _addresses(self) -> dict[DeviceId, tuple[str, int]]:
         return {
             device: (_reachable_address(worker), worker.port)
@@ -200,6 +277,7 @@ class Cluster:
         trace: bool,
     ) -> list[AssignmentReply]:
         """Ask all workers at once, then wait for each: they load at the same time."""
+        shards = self.holdings.shards()
         pending = []
         for device, worker in self.workers.items():
             assignment = Assignment(
@@ -217,7 +295,8 @@ class Cluster:
                 max_tokens=layout.max_tokens,
                 max_payload=layout.max_payload,
                 window=layout.window,
-                shards=self._shards_of(device),
+                shards=shards[device],
+                fill=self.holdings.fill_task(device),
                 trace=trace,
             )
             question = control.worker_key(self._cluster, worker.worker) + "/assign"
@@ -236,23 +315,18 @@ class Cluster:
             answers.append(reply)
         return answers
 
-    def _shards_of(self, device: DeviceId) -> list[LayerShard | None]:
-        return self._shards.shards(self.plan.shares[device])
+    def _fetch_fills(self, columns: int) -> dict[DeviceId, NDArray[np.float32]]:
+        params = self._params
+        held = self.holdings.neurons
+        names = {d: worker.worker for d, worker in self.workers.items() if held[d]}
+        shape = (params.n_layers, params.hidden, columns)
+        return fetch_fills(self._session, self._cluster, self.name, names, shape)
 
     def _on_liveliness(self, sample: zenoh.Sample) -> None:
         worker = str(sample.key_expr).rsplit("/", 1)[-1]
         ours = {w.worker for w in self.workers.values()}
         if sample.kind == zenoh.SampleKind.DELETE and worker in ours:
             self._lost_worker = worker
-
-
-def _plan(partition: Partition, weights: Sequence[float] | None, n_devices: int) -> Plan:
-    if weights is not None and len(weights) != n_devices:
-        raise HaloError(
-            f"--split names {len(weights)} shares, but there are {n_devices} devices "
-            f"(the root and {n_devices - 1} workers)"
-        )
-    return split(partition.n_groups, weights or [1.0] * n_devices)
 
 
 def _reachable_address(worker: WorkerInfo) -> str:

@@ -95,5 +95,6 @@ def open_session(
         cluster = stack.enter_context(
             Cluster(control, name, found, model.gguf, model.params, options.rounds, progress)
         )
-        gather = cluster.gather(model.runtime, model.forward.activations, options.tracer)
+        forward = model.forward
+        gather = cluster.gather(model.runtime, forward.activations, forward.inputs, options.tracer)
         yield Session(model, gather, cluster, local.pids if local is not None else ())

@@ -1,10 +1,12 @@
-"""A worker's shards on disk, named by their content, so that a second start transfers nothing."""
+"""Packed shards on disk, named by their content: of a worker, so that a second start transfers
+nothing, and of the root, so that it packs nothing. Processes of one user share the directory.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,7 @@ class ShardCache:
     """Files in `directory`; the longest unused go when they exceed `limit_bytes` together."""
 
     def __init__(self, directory: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self._directory = directory
+        self.directory = directory
         self._limit_bytes = limit_bytes
         self.fetched_bytes = 0
         self.cached_bytes = 0
@@ -35,61 +37,91 @@ class ShardCache:
         `fetch(start, stop)` gives a piece of it, so that a worker never holds all of it twice.
         Raises `HaloError` if what was fetched is not what was announced, or the disk is full.
         """
-        path = self._directory / sha256
-        mapped = self._map(path, sha256, nbytes)
+        mapped = self.find(sha256, nbytes)
         if mapped is not None:
             self.cached_bytes += nbytes
             return mapped
-        self._store(path, sha256, nbytes, fetch)
-        mapped = self._map(path, sha256, nbytes)
+        try:
+            self._fetch(sha256, nbytes, fetch)
+        except OSError as error:
+            raise HaloError(f"cannot keep shards in {self.directory}: {error.strerror}") from None
+        mapped = self.find(sha256, nbytes)
         if mapped is None:
+            path = self.directory / sha256
             raise HaloError(f"{path} changed while it was written; is the disk sound?")
         self.fetched_bytes += nbytes
         return mapped
 
-    def _map(self, path: Path, sha256: str, nbytes: int) -> NDArray[np.uint8] | None:
+    def find(self, sha256: str, nbytes: int) -> NDArray[np.uint8] | None:
+        """The shard, u8[nbytes], mapped, if it is there and its content is what its name says."""
+        mapped = self.map(sha256, nbytes)
+        return mapped if mapped is not None and content_hash(mapped) == sha256 else None
+
+    def map(self, sha256: str, nbytes: int) -> NDArray[np.uint8] | None:
+        """As `find`, whatever its content is: nothing of it is read."""
+        if not self.touch(sha256, nbytes):
+            return None
+        try:
+            mapped = np.memmap(self.directory / sha256, np.uint8, "r")
+        except (OSError, ValueError):  # gone or emptied meanwhile
+            return None
+        return mapped.view(np.ndarray) if mapped.nbytes == nbytes else None
+
+    def touch(self, sha256: str, nbytes: int) -> bool:
+        """Whether a file of that name and size is there. It counts as used now, for `prune`."""
+        path = self.directory / sha256
         try:
             if path.stat().st_size != nbytes:
-                return None
-            mapped = np.memmap(path, np.uint8, "r")
-            os.utime(path)  # "used now", for prune()
+                return False
         except OSError:
-            return None
-        packed = mapped.view(np.ndarray)
-        return packed if content_hash(packed) == sha256 else None
+            return False
+        with contextlib.suppress(OSError):  # not ours, or on a disk that cannot be written
+            os.utime(path)
+        return True
 
-    def _store(
-        self, path: Path, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes]
-    ) -> None:
-        digest = ContentHash()
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            unfinished = self._directory / f".{sha256}.{os.getpid()}"
+    def remove(self, sha256: str) -> None:
+        """Delete a shard that turned out to be damaged."""
+        with contextlib.suppress(OSError):
+            (self.directory / sha256).unlink()
+
+    def add(self, sha256: str, packed: NDArray[np.uint8]) -> None:
+        """Keep a shard. Raises `OSError`, with nothing kept, where the disk does not take it."""
+        with self._unfinished(sha256) as unfinished:
             with unfinished.open("wb") as file:
-                try:
-                    for start in range(0, nbytes, PIECE_BYTES):
-                        stop = min(start + PIECE_BYTES, nbytes)
-                        piece = fetch(start, stop)
-                        if len(piece) != stop - start:
-                            break
-                        digest.update(piece)
-                        file.write(piece)
-                    if digest.hexdigest() != sha256:
-                        raise HaloError(
-                            f"the root sent a shard that is not {sha256[:12]}...; start again"
-                        )
-                    file.flush()
-                    unfinished.rename(path)  # atomic: others see all of it or nothing
-                except BaseException:
-                    unfinished.unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise HaloError(f"cannot keep shards in {self._directory}: {error.strerror}") from None
+                file.write(packed.data)
+            unfinished.rename(self.directory / sha256)
+
+    def _fetch(self, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes]) -> None:
+        digest = ContentHash()
+        with self._unfinished(sha256) as unfinished:
+            with unfinished.open("wb") as file:
+                for start in range(0, nbytes, PIECE_BYTES):
+                    stop = min(start + PIECE_BYTES, nbytes)
+                    piece = fetch(start, stop)
+                    if len(piece) != stop - start:
+                        break
+                    digest.update(piece)
+                    file.write(piece)
+            if digest.hexdigest() != sha256:
+                raise HaloError(f"the root sent a shard that is not {sha256[:12]}...; start again")
+            unfinished.rename(self.directory / sha256)
+
+    @contextlib.contextmanager
+    def _unfinished(self, sha256: str) -> Iterator[Path]:
+        """To be written and renamed, so that others see all of it or nothing."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        unfinished = self.directory / f".{sha256}.{os.getpid()}"
+        try:
+            yield unfinished
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
 
     def prune(self, keep: frozenset[str]) -> None:
         """Delete the longest unused files beyond the limit, except those named by `keep`."""
         try:
-            files = [(p.stat().st_mtime, p.stat().st_size, p) for p in self._directory.iterdir()]
+            files = [(p.stat().st_mtime, p.stat().st_size, p) for p in self.directory.iterdir()]
         except OSError:
             return  # nothing there yet, or another worker deletes at the same time
         total = sum(size for _, size, _ in files)

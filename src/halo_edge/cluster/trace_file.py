@@ -43,6 +43,8 @@ LABELS: Final = {
     Activity.RECEIVE_X: Label("receive x", "network"),
     Activity.FFN: Label("FFN", "compute"),
     Activity.SEND_PARTIAL: Label("send partial", "network"),
+    Activity.STAND_IN: Label("stand in", "compute"),
+    Activity.LEARN: Label("learn", "compute"),
 }
 
 

@@ -99,10 +99,10 @@ def _root_time(ms: NDArray[np.float64]) -> RootTime:
         sampling_ms=float(ms[Activity.SAMPLING]),
         encode_ms=float(ms[Activity.ENCODE_X]),
         send_ms=float(ms[Activity.SEND_X]),
-        own_ffn_ms=float(ms[Activity.OWN_FFN]),
+        own_ffn_ms=float(ms[Activity.OWN_FFN] + ms[Activity.STAND_IN]),
         wait_ms=float(ms[Activity.WAIT]),
         receive_ms=float(ms[Activity.RECEIVE_PARTIALS]),
-        add_ms=float(ms[Activity.ADD_PARTIALS]),
+        add_ms=float(ms[Activity.ADD_PARTIALS] + ms[Activity.LEARN]),
     )
 
 

@@ -13,35 +13,36 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from halo_edge import __version__
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import own_addresses
 from halo_edge.cluster.code_pages import drop_code_pages
+from halo_edge.cluster.fill_compute import HeldFill
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     WORKER_SPANS,
     Assignment,
     AssignmentReply,
+    FillPiece,
     TraceReply,
     Transport,
     WorkerInfo,
 )
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.worker_control import Assigned, RootGone, WorkerControl
+from halo_edge.cluster.worker_shards import load_fill, load_shards
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import WireCodec
 from halo_edge.engine.trace import Activity, Recorder, Tracer
 from halo_edge.errors import HaloError
-from halo_edge.groups.shard import ShardSpec
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.timing import Recovery
-from halo_edge.sync.worker import ReadyRound, WorkerRounds
+from halo_edge.sync.worker import WorkerRounds
 
 # Assigned, but the root does not begin: look after the control plane now and then.
 IDLE_WAIT_S: Final = 1.0
@@ -84,7 +85,7 @@ class Worker:
         try:
             opened = control.open_control(options.control)
             self._control = WorkerControl(
-                opened, options.control.cluster, self.describe, self.trace
+                opened, options.control.cluster, self.describe, self.trace, self.fill
             )
         except HaloError:
             self._udp.close()
@@ -111,6 +112,13 @@ class Worker:
         """What the session recorded so far, if it is to. Any thread may ask."""
         session = self._session
         return session.trace() if session is not None else TraceReply()
+
+    def fill(self, wanted: FillPiece) -> bytes:
+        """A piece of the session's fill. Any thread may ask. Raises `HaloError` for another's."""
+        session = self._session
+        if session is None or session.id != wanted.session:
+            raise HaloError("this worker has another root by now")
+        return session.fill.piece(wanted.start, wanted.stop)
 
     def run(self) -> None:
         """Serve one root after another, until KeyboardInterrupt or SystemExit."""
@@ -149,14 +157,16 @@ class Worker:
 
     def _begin_session(self, assignment: Assignment) -> AssignmentReply:
         fetched, cached = self._cache.fetched_bytes, self._cache.cached_bytes
-        weights = self._load(assignment)
+        fetch, runtime = self._control.fetch_shard, Runtime(self._options.threads)
+        weights = load_shards(assignment, self._cache, fetch)
+        fill = load_fill(assignment, weights, runtime, self._cache, fetch)
         root = (assignment.root_address, assignment.root_port)
         link: WorkerLink
         if assignment.transport is Transport.UDP:
             link = udp.UdpWorkerLink(self._udp, root)
         else:
             link = tcp.TcpWorkerLink(self._tcp, assignment.root_address)
-        self._session = Session(assignment, weights, link, Runtime(self._options.threads))
+        self._session = Session(assignment, weights, link, runtime, fill)
         self._control.watch_root(assignment.session)
         drop_code_pages()
         reply = AssignmentReply(
@@ -169,21 +179,6 @@ class Worker:
             f"{reply.cached_bytes / 1e6:.1f} MB on disk already"
         )
         return reply
-
-    def _load(self, assignment: Assignment) -> list[FfnWeights | None]:
-        weights: list[FfnWeights | None] = []
-        for shard in assignment.shards:
-            if shard is None:
-                weights.append(None)
-                continue
-            spec = ShardSpec(
-                shard.neurons, assignment.width, shard.gate_type, shard.up_type, shard.down_type
-            )
-
-            fetch = partial(self._control.fetch_shard, assignment.session, shard.sha256)
-            weights.append(spec.weights(self._cache.load(shard.sha256, spec.nbytes, fetch)))
-        self._cache.prune(frozenset(s.sha256 for s in assignment.shards if s is not None))
-        return weights
 
     def _end_session(self) -> None:
         if self._session is not None:
@@ -201,6 +196,7 @@ class Session:
         weights: list[FfnWeights | None],
         link: WorkerLink,
         runtime: Runtime,
+        fill: HeldFill,
     ) -> None:
         x_codec = WireCodec(assignment.x_wire, assignment.width)
         partial_codec = WireCodec(assignment.partial_wire, assignment.width)
@@ -215,6 +211,7 @@ class Session:
             window=assignment.window,
         )
         self.id = assignment.session
+        self.fill = fill
         self._tracer = Recorder(WORKER_SPANS) if assignment.trace else Tracer()
         self._begun_ns = 0
         self._link = link
@@ -237,17 +234,23 @@ class Session:
         rounds, link = self._rounds, self._link
         tracer, counted = self._tracer, self._rounds.statistics
         sources = (link.fileno(), wake_fd)
+        seen = counted.rounds
         while True:
             deadline = rounds.deadline()
             now = time.monotonic()
             wait_s = IDLE_WAIT_S if deadline is None else max(0.0, deadline - now)
+            if rounds.ready() is not None:  # its x came while the round before was computed
+                wait_s = 0.0
             # Exact to the microsecond, where poll and epoll count milliseconds.
             if wake_fd in select.select(sources, (), (), wait_s)[0]:
                 return
-            woken_ns, begun = tracer.now(), counted.rounds
-            request, now = self._receive()
-            if counted.rounds != begun:  # the first of a round's x
-                self._begun_ns = woken_ns
+            woken_ns = tracer.now()
+            # All that has come, and only then to work: after a pause there is a backlog of
+            # rounds, of which only the newest is not over.
+            now = self._drain()
+            request = rounds.ready()
+            if counted.rounds != seen:  # the first of a round's x
+                self._begun_ns, seen = woken_ns, counted.rounds
             if request is not None:
                 tracer.step, tracer.layer, _ = request.id
                 tracer.tokens = request.tokens
@@ -274,17 +277,6 @@ class Session:
 
     def close(self) -> None:
         self._link.close()
-
-    def _receive(self) -> tuple[ReadyRound | None, float]:
-        """Take in what has come, as far as the next round that can be computed; and the time."""
-        rounds, receive = self._rounds, self._link.receive
-        now = time.monotonic()
-        while (datagram := receive()) is not None:
-            rounds.receive(datagram, now)
-            request = rounds.ready()
-            if request is not None:
-                return request, now
-        return None, now
 
     def _drain(self) -> float:
         """Take in everything that has come; the time."""

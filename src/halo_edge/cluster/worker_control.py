@@ -22,6 +22,7 @@ from halo_edge.cluster.messages import (
     Assignment,
     AssignmentReply,
     ClockReply,
+    FillPiece,
     ShardPiece,
     TraceReply,
     WorkerInfo,
@@ -60,12 +61,15 @@ class WorkerControl:
         cluster: str,
         describe: Callable[[], WorkerInfo],
         trace: Callable[[], TraceReply],
+        fill: Callable[[FillPiece], bytes],
     ) -> None:
-        """`describe` and `trace` are called from Zenoh's threads."""
+        """`describe`, `trace` and `fill` are called from Zenoh's threads; `fill` raises `HaloError`
+        for what there is not."""
         self._session = session
         self._cluster = cluster
         self._describe = describe
         self._trace = trace
+        self._fill = fill
         self._events: queue.SimpleQueue[Assigned | RootGone] = queue.SimpleQueue()
         self.wake_fd, self._wake = os.pipe()
         os.set_blocking(self.wake_fd, False)
@@ -75,6 +79,7 @@ class WorkerControl:
         self._declared = (
             session.declare_queryable(f"{key}/info", self._on_info),
             session.declare_queryable(f"{key}/assign", self._on_assign),
+            session.declare_queryable(f"{key}/fill", self._on_fill),
             session.declare_queryable(f"{key}/clock", self._on_clock),
             session.declare_queryable(f"{key}/trace", self._on_trace),
             session.liveliness().declare_token(key),
@@ -130,6 +135,16 @@ class WorkerControl:
         now_ns = time.monotonic_ns()
         with query:
             query.reply(query.key_expr, encode(ClockReply(now_ns)))
+
+    def _on_fill(self, query: zenoh.Query) -> None:
+        with query:
+            try:
+                question = query.payload.to_bytes() if query.payload is not None else b""
+                piece = self._fill(decode(question, FillPiece, "a root"))
+            except HaloError as error:
+                query.reply_err(str(error).encode())
+                return
+            query.reply(query.key_expr, piece)
 
     def _on_trace(self, query: zenoh.Query) -> None:
         with query:

@@ -26,16 +26,17 @@ class Activations:
 
 
 class StepInputs:
-    """What attention needs to know about the tokens of a step.
+    """What is to be known about the tokens of a step.
 
-    `tokens`: i32[T], `positions`: i32[T], `cells`: i64[T] (where each token's key and value
-    go), `mask`: f16[T, kv] (0 where the token may look, -inf elsewhere; kv is the KV bucket; flat
+    `tokens`: i32[T], `positions`: i32[T], `sequences`: i64[T] (whose they are; no graph reads it),
+    `cells`: i64[T] (where each token's key and value go), `mask`: f16[T, kv] (0 where the token may look, -inf elsewhere; kv is the KV bucket; flat
     storage, as the shape changes from step to step).
     """
 
     def __init__(self, max_tokens: int, max_kv: int) -> None:
         self.tokens: NDArray[np.int32] = aligned((max_tokens,), np.int32)
         self.positions: NDArray[np.int32] = aligned((max_tokens,), np.int32)
+        self.sequences: NDArray[np.int64] = np.zeros(max_tokens, np.int64)
         self.cells: NDArray[np.int64] = aligned((max_tokens,), np.int64)
         self._mask: NDArray[Any] = aligned((max_tokens * max_kv,), np.float16)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import ggml
 
@@ -45,65 +45,104 @@ class FfnWeights:
         return cls(*(Matrix.from_gguf(gguf, name) for name in names))
 
 
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Something small to know of a layer's x, computed beside its FFN: `matrix` x, `matrix` being
+    [K, H], goes to the rows of `out`, K values wide."""
+
+    matrix: Matrix
+    out: Rows
+
+
+class WeightsByLayer(Protocol):
+    """A list of `FfnWeights`, or what behaves like one; None where there is no neuron."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, layer: int, /) -> FfnWeights | None: ...
+
+
 def build_ffn(
     runtime: Runtime,
-    weights: FfnWeights,
+    weights: FfnWeights | None,
     tokens: int,
     x: Rows,
     out: Rows,
     arena: Arena,
+    projection: Projection | None = None,
 ) -> Graph:
-    """Reads the first `tokens` rows of `x`, writes those of `out`; both H values wide."""
-    c, multiply = GraphContext(nodes=16), runtime.weights.multiply
+    """Reads the first `tokens` rows of `x`, writes those of `out`; both H values wide. Without
+    `weights` it computes the projection only."""
+    c, multiply = GraphContext(nodes=20), runtime.weights.multiply
     inp = x.read(c, tokens)
-    gate = multiply(c, weights.gate, inp)
-    up = multiply(c, weights.up, inp)
-    activation = ggml.ggml_swiglu_split(c.ctx, gate, up)
-    out.write(c, multiply(c, weights.down, activation), tokens)
+    if projection is not None:
+        projection.out.write(c, multiply(c, projection.matrix, inp), tokens)
+    if weights is not None:
+        gate = multiply(c, weights.gate, inp)
+        up = multiply(c, weights.up, inp)
+        activation = ggml.ggml_swiglu_split(c.ctx, gate, up)
+        out.write(c, multiply(c, weights.down, activation), tokens)
     return Graph(runtime, c, arena)
+
+
+class _GraphSet:
+    """The graphs for one number of tokens, by layer, and the arenas they share."""
+
+    def __init__(self) -> None:
+        self.graphs: dict[int, Graph | None] = {}
+        self.arenas: dict[int, Arena] = {}  # by neurons, as an arena serves graphs of one shape
 
 
 class FfnGraphs:
     """The graphs of all layers' FFN (or shards of it) for the token counts lately used."""
 
     def __init__(
-        self, runtime: Runtime, weights: Sequence[FfnWeights | None], x: Rows, out: Rows
+        self,
+        runtime: Runtime,
+        weights: WeightsByLayer,
+        x: Rows,
+        out: Rows,
+        projections: Sequence[Projection] | None = None,
     ) -> None:
-        """`weights` per layer; None where this device holds no neuron group of the layer."""
+        """`weights` per layer; None where this device holds no neuron group of the layer. They are
+        looked up when a graph is built. `projections` per layer: computed by each `run`, too."""
         self._runtime = runtime
         self._weights = weights
+        self._projections = projections
+        self._without: set[int] = set()  # layers without a neuron group here
         self._x = x
         self._out = out
-        self._sets: OrderedDict[int, list[Graph | None]] = OrderedDict()
+        self._sets: OrderedDict[int, _GraphSet] = OrderedDict()
 
     def prepare(self) -> None:
         """Make ready for decode, so that the first round need not wait for repacking."""
-        self._graphs(tokens=1)
+        for layer in range(len(self._weights)):
+            self._graph(layer, tokens=1)
 
     def run(self, layer: int, tokens: int) -> bool:
-        """Compute `out` from `x`; False, with `out` untouched, if there is nothing to compute."""
-        graph = self._graphs(tokens)[layer]
-        if graph is None:
-            return False
-        graph()
-        return True
+        """Compute `out` from `x`; False, with `out` untouched, if there is no neuron group here."""
+        graph = self._graph(layer, tokens)
+        if graph is not None:
+            graph()
+        return layer not in self._without
 
-    def _graphs(self, tokens: int) -> list[Graph | None]:
-        graphs = self._sets.get(tokens)
-        if graphs is None:
-            graphs = self._sets[tokens] = self._build(tokens)
+    def _graph(self, layer: int, tokens: int) -> Graph | None:
+        found = self._sets.get(tokens)
+        if found is None:
+            found = self._sets[tokens] = _GraphSet()
             if len(self._sets) > MAX_GRAPH_SETS:
                 self._sets.popitem(last=False)
         self._sets.move_to_end(tokens)
-        return graphs
+        if layer not in found.graphs:
+            found.graphs[layer] = self._build(layer, tokens, found)
+        return found.graphs[layer]
 
-    def _build(self, tokens: int) -> list[Graph | None]:
-        arenas: dict[int, Arena] = {}  # by neurons, as an arena serves graphs of one shape
-        graphs: list[Graph | None] = []
-        for weights in self._weights:
-            if weights is None:
-                graphs.append(None)
-                continue
-            arena = arenas.setdefault(weights.gate.rows, Arena())
-            graphs.append(build_ffn(self._runtime, weights, tokens, self._x, self._out, arena))
-        return graphs
+    def _build(self, layer: int, tokens: int, graphs: _GraphSet) -> Graph | None:
+        weights = self._weights[layer]
+        projection = self._projections[layer] if self._projections is not None else None
+        if weights is None:
+            self._without.add(layer)
+            if projection is None:
+                return None
+        arena = graphs.arenas.setdefault(weights.gate.rows if weights is not None else 0, Arena())
+        return build_ffn(self._runtime, weights, tokens, self._x, self._out, arena, projection)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import mmap
 from typing import Any, Final
 
 import ggml
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.compute.context import GraphContext, Tensor
+from halo_edge.compute.mapped import drop_mapped_pages
 from halo_edge.compute.weights import Matrix
 
 _EXTRA_BUFFER_TYPES: Final = b"ggml_backend_dev_get_extra_bufts"
@@ -90,17 +90,6 @@ class WeightStore:
         repacked.fill(matrix.bytes_2d())
         drop_mapped_pages(matrix.data)
         return repacked
-
-
-def drop_mapped_pages(data: NDArray[np.uint8]) -> None:
-    """Let the kernel have the pages of `data` back, if it is a part of a mapped file."""
-    base: Any = data
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap):
-        start = data.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
-        page = mmap.PAGESIZE
-        base.madvise(mmap.MADV_DONTNEED, start // page * page, data.nbytes + start % page)
 
 
 def _repacking_buffer_type() -> Any | None:

@@ -76,23 +76,42 @@ def _log_errors(level: int, text: bytes, _: object) -> None:
 _LOG: Final = ggml.ggml_log_callback(_log_errors)  # as long as ggml has it, it must live
 
 
+class _Threads:
+    """ggml's compute threads. Without a pool, every graph call would make and destroy its own."""
+
+    def __init__(self, number: int) -> None:
+        params = ggml.ggml_threadpool_params_default(number)
+        params.poll = 0  # sleep, do not spin, between graphs
+        self.pool = ggml.ggml_threadpool_new(ctypes.byref(params))
+        if not self.pool:
+            raise MemoryError("ggml_threadpool_new")
+
+    def __del__(self) -> None:
+        if getattr(self, "pool", None):
+            ggml.ggml_threadpool_free(self.pool)
+            self.pool = None
+
+
 class Runtime:
     """What all graphs of one model share: threads, a work buffer, and repacked weights."""
 
-    def __init__(self, threads: int, *, repack: bool = True) -> None:
+    def __init__(
+        self, threads: int, *, repack: bool = True, shared: _Threads | None = None
+    ) -> None:
         if threads < 1:
             raise ValueError("threads must be at least 1")
         ggml.ggml_log_set(_LOG, None)
         ggml.ggml_cpu_init()
         self.threads = threads
         self.weights = WeightStore(repack=repack)
-        # Without one, every graph call would make and destroy its own.
-        params = ggml.ggml_threadpool_params_default(threads)
-        params.poll = 0  # sleep, do not spin, between graphs
-        self.pool = ggml.ggml_threadpool_new(ctypes.byref(params))
-        if not self.pool:
-            raise MemoryError("ggml_threadpool_new")
+        self._threads = shared or _Threads(threads)
+        self.pool = self._threads.pool
         self._work = np.empty(0, np.uint8)
+
+    def in_place(self) -> Runtime:
+        """Another with the same threads, whose weights stay where they lie. The graphs of both
+        must not run at the same time."""
+        return Runtime(self.threads, repack=False, shared=self._threads)
 
     def work_buffer(self, size: int) -> NDArray[np.uint8]:
         """A scratch buffer of at least `size` bytes; graphs run one at a time, so they share it.
@@ -102,8 +121,3 @@ class Runtime:
         if self._work.nbytes < size:
             self._work = aligned((max(size, 2 * self._work.nbytes),), np.uint8)
         return self._work
-
-    def __del__(self) -> None:
-        if getattr(self, "pool", None):
-            ggml.ggml_threadpool_free(self.pool)
-            self.pool = None

@@ -6,7 +6,6 @@ matrix (whole rows, or whole quantisation blocks of every row).
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, replace
 
 import ggml
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.compute.context import GraphContext, Tensor
-from halo_edge.model.gguf_file import GgufFile, block_size, tensor_nbytes
+from halo_edge.model.gguf_file import GgufFile, block_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,26 +113,3 @@ def vector(context: GraphContext, gguf: GgufFile, name: str) -> Tensor | None:
     if info is None:
         return None
     return context.external(info.ggml_type, info.shape[:1], gguf.tensor_bytes(name))
-
-
-def requantise_columns(matrix: Matrix, columns: range) -> Matrix:
-    """Columns `columns` of a whole `matrix` as Q8_0, for a cut inside a quantisation block.
-
-    Q8_0 keeps 8 bits where such blocks (k-quants of 256 values) keep 2 to 6, so what is lost is
-    small against what the file's own quantisation lost. Works on one row at a time.
-    """
-    decode = ggml.ggml_get_type_traits(matrix.ggml_type).contents.to_float
-    encode = ggml.ggml_get_type_traits_cpu(ggml.GGML_TYPE_Q8_0).contents.from_float
-    pointer = ctypes.POINTER(ctypes.c_float)
-    row = np.empty(matrix.columns, np.float32)
-    part = np.empty(len(columns), np.float32)
-    row_bytes = tensor_nbytes(ggml.GGML_TYPE_Q8_0, (len(columns),))
-    out = np.empty((matrix.rows, row_bytes), np.uint8)
-    for stored, packed in zip(matrix.bytes_2d(), out, strict=True):
-        if matrix.ggml_type == ggml.GGML_TYPE_F32:
-            row[:] = stored.view(np.float32)
-        else:
-            decode(stored.ctypes.data, row.ctypes.data_as(pointer), matrix.columns)
-        part[:] = row[columns.start : columns.stop]
-        encode(part.ctypes.data_as(pointer), packed.ctypes.data, len(columns))
-    return Matrix.whole(out.reshape(-1), ggml.GGML_TYPE_Q8_0, matrix.rows, len(columns))

@@ -73,6 +73,15 @@ class WireCodec:
         """Encoded rows that lie in `encoded`, for graphs to read and write."""
         return Rows(self._type, self.width, np.frombuffer(encoded, np.uint8))
 
+    def decode(self, encoded: memoryview, rows: int) -> NDArray[np.float32]:
+        """The first `rows` rows of what is `encoded`: f32[rows, width], a copy."""
+        data = np.frombuffer(encoded, np.uint8, rows * self.row_bytes)
+        if self._type == ggml.GGML_TYPE_F16:
+            return data.view(np.float16).reshape(rows, self.width).astype(np.float32)
+        blocks = data.reshape(-1, self.block_bytes)
+        scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
+        return (blocks[:, 2:].view(np.int8) * scales).reshape(rows, self.width)
+
     def encoder(self, values: NDArray[np.float32]) -> RowEncoder:
         """Encodes rows of `values`: f32[rows, width], into memory of its own."""
         if values.shape[1] != self.width:
@@ -98,6 +107,11 @@ class RowEncoder:
         self._values = values
         self._from: int = values.ctypes.data
         self._to: int = self._encoded.ctypes.data
+
+    @property
+    def memory(self) -> memoryview:
+        """Where rows are encoded to: u8[all rows * row_bytes], which stays where it is."""
+        return self._view
 
     def encode(self, rows: int) -> memoryview:
         """u8[rows * row_bytes], valid until the next call."""

@@ -71,9 +71,9 @@ class Forward:
         heads = KvHeadRange(0, params.n_kv_heads)
         self._cache = KvCache(params.n_layers, cells, len(heads) * params.head_dim)
         self.cells = KvCells(self._cache.cells)
-        self._inputs = StepInputs(max_tokens, self._cache.cells)
+        self.inputs = StepInputs(max_tokens, self._cache.cells)
         self._attention = AttentionBuilder(
-            runtime, gguf, params, heads, self._cache, self.activations, self._inputs
+            runtime, gguf, params, heads, self._cache, self.activations, self.inputs
         )
         self._runtime = runtime
         self._gguf = gguf
@@ -121,11 +121,12 @@ class Forward:
 
     def _prepare(self, batch: SequenceOf[Rows], tokens: int) -> tuple[int, int]:
         """Fill the step's inputs; the KV bucket and the number of rows that need logits."""
-        inputs, cells, row, outputs = self._inputs, self.cells, 0, 0
+        inputs, cells, row, outputs = self.inputs, self.cells, 0, 0
         for rows in batch:
             stop = row + len(rows.tokens)
             inputs.tokens[row:stop] = rows.tokens
             inputs.positions[row:stop] = rows.positions
+            inputs.sequences[row:stop] = rows.sequence
             inputs.cells[row:stop] = cells.allocate(rows.sequence, rows.positions)
             self._selected[outputs : outputs + rows.outputs] = range(stop - rows.outputs, stop)
             outputs += rows.outputs
@@ -159,7 +160,7 @@ class Forward:
                 self._logits = aligned((outputs, self.params.vocab), np.float32)
                 self._ends.clear()
             embed = build_embedding(
-                self._runtime, self._gguf, tokens, self.activations, self._inputs
+                self._runtime, self._gguf, tokens, self.activations, self.inputs
             )
             head = build_head(
                 self._runtime, self._gguf, self.params, range(self.params.vocab), tokens,

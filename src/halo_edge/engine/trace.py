@@ -43,6 +43,8 @@ class Activity(IntEnum):
     RECEIVE_X = 14  # a worker's: from the first chunk to the last
     FFN = 15  # a worker's shard, its result encoded for the wire
     SEND_PARTIAL = 16
+    STAND_IN = 17  # the root's: the partial of a worker that does not answer
+    LEARN = 18  # from the partials of a round
 
 
 # One span. `begin`, `end`: ns; the last three only of a ROUND: counted since the round before.

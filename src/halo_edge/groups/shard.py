@@ -1,8 +1,7 @@
 """A shard: the rows of gate and up and the columns of down that belong to some neurons of a layer.
 
-On the root a shard is a view of the mapped model. To be sent it is packed: gate, up and down
-behind one another, each on a boundary of `ALIGNMENT` bytes. What a worker gets is checked against
-its `ShardSpec`.
+`ffn_source` cuts it. To be sent it is packed: gate, up and down behind one another, each on a
+boundary of `ALIGNMENT` bytes. What a worker gets is checked against its `ShardSpec`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 
 from halo_edge.compute.context import ALIGNMENT
 from halo_edge.compute.ffn import FfnWeights
-from halo_edge.compute.weights import Matrix, requantise_columns
-from halo_edge.model.gguf_file import WEIGHT_TYPES, GgufFile, tensor_nbytes
+from halo_edge.compute.weights import Matrix
+from halo_edge.model.gguf_file import WEIGHT_TYPES, tensor_nbytes
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,6 @@ class ShardSpec:
             size = tensor_nbytes(ggml_type, (columns, rows))
             parts.append(Matrix.whole(packed[start : start + size], ggml_type, rows, columns))
         return FfnWeights(*parts)
-
-
-def cut(gguf: GgufFile, layer: int, neurons: range) -> FfnWeights:
-    """The shard of consecutive `neurons` of `layer`.
-
-    They are mapped, but for a `down` whose quantisation blocks `neurons` cuts: that is requantised
-    to Q8_0.
-    """
-    whole = FfnWeights.from_gguf(gguf, layer)
-    down = whole.down.column_range(neurons.start, neurons.stop)
-    return FfnWeights(
-        whole.gate.row_range(neurons.start, neurons.stop),
-        whole.up.row_range(neurons.start, neurons.stop),
-        down if down is not None else requantise_columns(whole.down, neurons),
-    )
 
 
 def spec_of(weights: FfnWeights) -> ShardSpec:

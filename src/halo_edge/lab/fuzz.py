@@ -38,6 +38,7 @@ LAST_EVENTS: Final = 40
 MAX_EVENTS: Final = 400_000
 # A stalled round costs an epoch; a schedule with more of them shows nothing new.
 MAX_EPOCHS: Final = 3
+AWAY_AFTER_S: Final = 0.05
 _ROOT_PORT: Final = 0
 
 
@@ -158,7 +159,8 @@ class _Run:
         what is under way still arrives."""
         self._epoch += 1
         schedule, env = self._schedule, self._env
-        layout, recovery = schedule.layout, Recovery()
+        layout = schedule.layout
+        recovery = Recovery(away_after_s=AWAY_AFTER_S) if schedule.take_over else Recovery()
         for process in self._serving.values():
             if process.is_alive:
                 process.interrupt()
@@ -177,7 +179,7 @@ class _Run:
             device: WorkerRounds(self._key, layout, device, epoch=self._epoch, recovery=recovery)
             for device in self._devices
         }
-        checks = self._checks = RoundChecks(layout, rounds, workers)
+        checks = self._checks = RoundChecks(layout, rounds, workers, schedule.take_over)
         self._network.checks = checks
         for device, port_number in self._devices.items():
             self._audit(port_number, checks.worker_ends[device].handed)
@@ -190,7 +192,17 @@ class _Run:
             )
             self._serving[port_number] = env.process(_until_interrupted(worker.serve()))
         self._audit(_ROOT_PORT, checks.root_end.handed)
-        return RootDevice(self._place(_ROOT_PORT), rounds, 1, self._devices), checks
+        go_on = partial(self._go_on, rounds, checks)
+        return RootDevice(self._place(_ROOT_PORT), rounds, 1, self._devices, go_on), checks
+
+    def _go_on(self, rounds: RootRounds, checks: RoundChecks, now: float) -> None:
+        """Supply what devices that are away owe, and now and then what is overdue."""
+        for overdue in rounds.overdue(now):
+            checks.overdue(overdue)
+            if self._random.random() < self._schedule.impatience:
+                checks.supply(overdue.device, overdue.missing)
+        for device in rounds.away:
+            checks.supply(device, rounds.missing(device))
 
     def _audit(self, port: int, handed: Callable[[bytes], None]) -> None:
         inbox = self._network.ports[port].inbox

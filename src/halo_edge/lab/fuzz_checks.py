@@ -13,8 +13,9 @@ from typing import Final
 from halo_edge.lab.fuzz_schedule import LONGEST_FAULT_S, STALL_TIMEOUT_S
 from halo_edge.sync.ids import ROOT, DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
-from halo_edge.sync.root import RootRounds
+from halo_edge.sync.root import Overdue, RootRounds
 from halo_edge.sync.statistics import Statistics
+from halo_edge.sync.transfer import chunks_of
 from halo_edge.sync.worker import ReadyRound, WorkerRounds
 
 # What may pass between a deadline and its being acted on: the root's computing.
@@ -102,33 +103,39 @@ class RoundChecks:
         layout: RoundLayout,
         root: RootRounds,
         workers: Mapping[DeviceId, WorkerRounds],
+        take_over: bool,
     ) -> None:
+        """`take_over`: silent devices are, so that none is ever said to stall a round."""
         self._layout = layout
         self._root = root
+        self._take_over = take_over
         self._x_grid, self._partial_grid = layout.x_grid(), layout.partial_grid()
         self.root_end = End(root.statistics)
         self.worker_ends = {d: End(rounds.statistics) for d, rounds in workers.items()}
         self._sizes = {d: len(root.partial_memory(d)) for d in workers}
         self._id = RoundId(-1, 0)
         self._tokens = 0
-        self._x = b""
+        self._begun: dict[RoundId, tuple[int, bytes]] = {}  # tokens and x of every round
         self._x_chunks = 0  # of all rounds begun, to each worker
         self._began = 0.0
         self._running = False
         self._accepted_before = 0  # by the root, in earlier rounds
+        self._supplied_before = 0
         self._sent = 0  # datagrams, in the round
         self._chunks = 0
         self._expected: dict[DeviceId, bytes] = {}
         self._before: dict[DeviceId, bytes] = {}  # what lay there when the round began
         self._missing: dict[DeviceId, set[int]] = {}
         self._heard: dict[DeviceId, float] = {}
+        self._supplied_for: set[DeviceId] = set()  # their silence runs on from round to round
         self._answered: set[tuple[DeviceId, RoundId]] = set()
         self.traffic = 0.0
         """Datagrams of the last round, as a share of what it may take."""
 
     def begin(self, round_id: RoundId, tokens: int, x: bytes, now: float) -> None:
         """The root is about to begin a round."""
-        self._id, self._tokens, self._x, self._began = round_id, tokens, x, now
+        self._id, self._tokens, self._began = round_id, tokens, now
+        self._begun[round_id] = tokens, x
         x_chunks, partial_chunks = (
             self._x_grid.n_chunks(tokens),
             self._partial_grid.n_chunks(tokens),
@@ -136,6 +143,7 @@ class RoundChecks:
         self._x_chunks += x_chunks
         self._chunks = x_chunks + partial_chunks
         self._accepted_before = self.root_end.accepted
+        self._supplied_before = self._root.statistics.chunks_supplied
         self._sent = 0
         nbytes = tokens * self._layout.partial_row_bytes
         for device in self.worker_ends:
@@ -158,12 +166,30 @@ class RoundChecks:
     def answer(self, device: DeviceId, request: ReadyRound) -> bytes:
         """A worker has all of x, as it thinks, and computes its partial."""
         x = bytes(request.x)
-        if (request.id, request.tokens, x) != (self._id, self._tokens, self._x):
+        if (request.tokens, x) != self._begun.get(request.id):
             raise Broken(f"device {device} computes {request.id} from a wrong x")
+        if request.id != self._id and not self._root.statistics.chunks_supplied:
+            raise Broken(f"device {device} computes {request.id}, which is over")
         if (device, request.id) in self._answered:
             raise Broken(f"device {device} computes {request.id} twice")
         self._answered.add((device, request.id))
-        return self._expected[device]
+        nbytes = request.tokens * self._layout.partial_row_bytes
+        return partial_of(device, request.id, x, nbytes)
+
+    def overdue(self, overdue: Overdue) -> None:
+        """The root says so."""
+        device, missing, expected_s = overdue
+        if not missing or missing & ~self._root.missing(device):
+            raise Broken(f"chunks {missing:b} of device {device} are called overdue, but are there")
+        if not 0 <= expected_s < ROUND_LIMIT_S + LONGEST_TROUBLE_S:
+            raise Broken(f"device {device} is expected in {expected_s:.3f} s")
+
+    def supply(self, device: DeviceId, missing: int) -> None:
+        """The root has computed these chunks itself."""
+        self._supplied_for.add(device)
+        for chunk in chunks_of(missing):
+            start, stop = self._root.partial_spans[chunk]
+            self._root.supply(device, chunk, self._expected[device][start:stop])
 
     def arrives(self, device: DeviceId, datagram: bytes, now: float) -> None:
         """A datagram of that device is in the root's inbox."""
@@ -184,7 +210,8 @@ class RoundChecks:
             self._look_at_partials()
         for device, missing in self._missing.items():
             silent_s = now - self._heard[device]
-            if missing and silent_s > STALL_TIMEOUT_S + SLACK_S:
+            patient = self._take_over or device in self._supplied_for
+            if missing and silent_s > STALL_TIMEOUT_S + SLACK_S and not patient:
                 raise Broken(f"device {device} has been silent for {silent_s:.2f} s, no error came")
         if now - self._began > ROUND_LIMIT_S + LONGEST_TROUBLE_S:
             raise Broken(f"{self._id} has not ended after {now - self._began:.1f} s")
@@ -197,7 +224,7 @@ class RoundChecks:
         for device, end in self.worker_ends.items():
             if bytes(self._root.partial(device)) != self._expected[device][:nbytes]:
                 raise Broken(f"{self._id} ended with a wrong partial of device {device}")
-            if end.accepted != self._x_chunks:
+            if end.accepted != self._x_chunks and not self._root.statistics.chunks_supplied:
                 raise Broken(
                     f"device {device} took in {end.accepted} chunks of x, of {self._x_chunks}"
                 )
@@ -206,8 +233,13 @@ class RoundChecks:
         """The root gave the round up. `reachable_s`: for how much of the stall timeout nothing kept
         it from hearing that device."""
         self._running = False
+        if self._take_over:
+            raise Broken(f"device {device} is called stalled, but can be taken over from")
         silent_s = now - self._heard[device]
-        if silent_s < STALL_TIMEOUT_S - SLACK_S:  # the root reads its clock once for many datagrams
+        alone = device not in self._supplied_for
+        if (
+            alone and silent_s < STALL_TIMEOUT_S - SLACK_S
+        ):  # the root reads its clock once for many datagrams
             raise Broken(f"device {device} is called stalled after {silent_s:.2f} s")
         if not self._missing[device]:
             raise Broken(f"device {device} is called stalled, but owes nothing")
@@ -229,7 +261,8 @@ class RoundChecks:
                     raise Broken(f"a wrong chunk {chunk} of device {device} was taken in")
             came += self._partial_grid.n_chunks(self._tokens) - len(missing)
         accepted = self.root_end.accepted - self._accepted_before
-        if accepted != came:
-            raise Broken(f"the root took in {accepted} chunks, but {came} are there")
+        supplied = self._root.statistics.chunks_supplied - self._supplied_before
+        if accepted + supplied != came:
+            raise Broken(f"the root took in {accepted} + {supplied} chunks, but {came} are there")
         if self._root.complete and any(self._missing.values()):
             raise Broken(f"{self._id} is called complete, but chunks are missing")

@@ -37,7 +37,9 @@ class RoundPlan:
 @dataclass(frozen=True)
 class Schedule:
     """`lab`: the links, and the faults as events. `compute_s`: of each device, of its FFN.
-    `datagram_s`: CPU time of a datagram sent or received. `inbox`: datagrams that fit."""
+    `datagram_s`: CPU time of a datagram sent or received. `inbox`: datagrams that fit. `take_over`:
+    the root does the work of devices that are away. `impatience`: how often it goes on without what
+    is overdue."""
 
     lab: LabSpec
     layout: RoundLayout
@@ -45,6 +47,8 @@ class Schedule:
     compute_s: tuple[float, ...]
     datagram_s: float
     inbox: int
+    take_over: bool = False
+    impatience: float = 0.0
 
 
 def schedule_of(seed: int) -> Schedule:
@@ -71,6 +75,8 @@ def schedule_of(seed: int) -> Schedule:
         compute_s=(0.0,) * len(names) if hasty else compute_s,
         datagram_s=rng.choice((0.0, 0.00002, 0.0001)),
         inbox=rng.choice((4096, max(8, n * chunks))),
+        take_over=rng.random() < 0.3,
+        impatience=rng.choice((0.0, 0.0, rng.random())),
     )
 
 

@@ -30,7 +30,7 @@ from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.names import LabNames
 from halo_edge.lab.running import owned, sweep
 from halo_edge.lab.spec import Action, Event, LabSpec
-from halo_edge.model.cache import user_cache
+from halo_edge.model.cache import user_shards
 
 CONTROL_PORT: Final = 7447
 READY_LINE: Final = "waiting for a root"
@@ -232,7 +232,7 @@ class Lab:
             name=device,
             address=address,
             threads=self.spec.device(device).threads,
-            cache=str(user_cache() / "shards"),
+            cache=str(user_shards()),
         )
         with self._names.log(device).open("wb") as log:
             self._workers[device] = self.spawn(

@@ -7,9 +7,9 @@ computes waits in the inbox.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import simpy
 
@@ -24,6 +24,9 @@ from halo_edge.sync.worker import ReadyRound, WorkerRounds
 
 Answer: TypeAlias = Callable[[ReadyRound], bytes]
 """The encoded partial that a worker answers a round with."""
+
+GoOn: TypeAlias = Callable[[float], None]
+"""Supplies what the root does not wait for, given the time, when it has received all there is."""
 
 
 class WorkerLeft(Exception):
@@ -66,9 +69,9 @@ class Device:
         self.waited_s += yield from self._thread.wait(self._inbox, until, self.costs.wake_s)
 
     def _send(self, datagrams: Sequence[tuple[int, bytes]], else_s: float = 0.0) -> Process:
-        """(receiver's port, datagram). All are sealed before the first leaves; one that is the same
-        as the one before was sealed with it. `else_s`: other work to be done before."""
-        sealed = [d for i, (_, d) in enumerate(datagrams) if i == 0 or d is not datagrams[i - 1][1]]
+        """(receiver's port, datagram). All are sealed before the first leaves, copies of one once.
+        `else_s`: other work to be done before."""
+        sealed = {id(datagram): datagram for _, datagram in datagrams}.values()
         if sealed:
             seal_s = self.costs.seal_s(len(sealed), sum(map(len, sealed)))
             yield from self.work("seal", else_s + seal_s)
@@ -93,9 +96,11 @@ class WorkerDevice(Device):
     def serve(self) -> Process:
         rounds, env, root = self.rounds, self._env, self._root
         while True:
-            yield from self._wait(rounds.deadline())
+            if rounds.ready() is None:
+                yield from self._wait(rounds.deadline())
             now, serve_s = env.now, 0.0
-            request = yield from self._receive(now)
+            yield from self._drain(now)
+            request = rounds.ready()
             if request is not None:
                 partial = self._answer(request)
                 yield from self.work("ffn", self.costs.ffn_s(self._neurons, request.tokens))
@@ -105,23 +110,8 @@ class WorkerDevice(Device):
                 serve_s = self.costs.serve_s
             yield from self._send([(root, d) for d in rounds.datagrams(now)], serve_s)
 
-    def _receive(self, now: float) -> Generator[simpy.Event, Any, ReadyRound | None]:
-        """Take in what has come, as far as the next round that can be computed."""
-        rounds, inbox = self.rounds, self._inbox
-        while inbox:
-            taken = nbytes = 0
-            request = None
-            while inbox and request is None:
-                datagram = inbox.take()
-                taken, nbytes = taken + 1, nbytes + len(datagram)
-                rounds.receive(datagram, now)
-                request = rounds.ready()
-            yield from self.work("receive", self.costs.receive_s(taken, nbytes))
-            if request is not None:
-                return request
-        return None
-
     def _drain(self, now: float) -> Process:
+        """Take in everything that has come."""
         while self._inbox:
             taken = nbytes = 0
             while self._inbox:
@@ -135,13 +125,19 @@ class RootDevice(Device):
     """Runs rounds, one after another."""
 
     def __init__(
-        self, place: Place, rounds: RootRounds, neurons: int, ports: Mapping[DeviceId, int]
+        self,
+        place: Place,
+        rounds: RootRounds,
+        neurons: int,
+        ports: Mapping[DeviceId, int],
+        go_on: GoOn = lambda now: None,
     ) -> None:
         """`ports`: the workers'. `neurons`: how many this device holds of each layer."""
         super().__init__(place)
         self.rounds = rounds
         self._neurons = neurons
         self._ports = ports
+        self._go_on = go_on
         self._left: str | None = None
 
     def lose(self, worker: str) -> None:
@@ -186,6 +182,9 @@ class RootDevice(Device):
                 yield from self.work("receive", self.costs.receive_s(taken, nbytes))
                 if rounds.complete:
                     return
+            self._go_on(now)
+            if rounds.complete:
+                return
             yield from self._send_due(now)
             if self._left is not None:
                 raise WorkerLeft(f"worker {self._left} left in the middle of a generation")

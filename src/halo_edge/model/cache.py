@@ -41,6 +41,11 @@ def user_cache() -> Path:
     return Path.home() / ".cache" / "halo-edge"
 
 
+def user_shards() -> Path:
+    """Where in it packed shards are."""
+    return user_cache() / "shards"
+
+
 class ModelCache:
     """A directory of verified models."""
 

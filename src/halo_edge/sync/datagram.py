@@ -10,14 +10,14 @@ import struct
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 HEADER: Final = struct.Struct("!BBHQ")
 """version u8, flags u8 (zero), sender u16, epoch u16 and counter u48 as one u64."""
 
-BODY: Final = struct.Struct("!BBHIHHI")
-"""message u8, kind u8, layer u16, step u32, tokens u16, chunk u16, stamp u32; the payload follows.
-"""
+BODY: Final = struct.Struct("!BBHIHHIBBBB")
+"""message u8, kind u8, layer u16, step u32, tokens u16, chunk u16, stamp u32, then of the link
+serial u8, copies u8, lost u8, again u8; the payload follows."""
 
 TAG_BYTES: Final = 16
 OVERHEAD: Final = HEADER.size + BODY.size + TAG_BYTES
@@ -30,6 +30,11 @@ COUNTER_BITS: Final = 48
 COUNTER_MASK: Final = (1 << COUNTER_BITS) - 1
 
 
+K_MOST_COPIES: Final = 8
+"""Whatever is asked for, a chunk travels no more often: what eight copies do not bring is an
+outage."""
+
+
 class Message(IntEnum):
     """What a datagram says."""
 
@@ -37,6 +42,7 @@ class Message(IntEnum):
     PARTIAL = 2  # worker to root: a chunk of the worker's partial
     WANT_X = 3  # worker to root: these chunks of x I lack
     WANT_PARTIAL = 4  # root to worker: these chunks of your partial I lack
+    COPIES = 5  # root to worker: so often chunks travel on your link from now on; no payload
 
 
 _WANT: Final = struct.Struct("!BQ")
@@ -65,6 +71,25 @@ class Want(NamedTuple):
         if late > 1 or seen > COUNTER_MASK or missing >> n_chunks:
             return None
         return cls(bool(late), seen, missing)
+
+
+class Copies(NamedTuple):
+    """How often the chunks of small matrices travel on a link, each way: the byte `copies`."""
+
+    x: int  # root to worker
+    partial: int  # worker to root
+
+    def encode(self) -> int:
+        """The byte."""
+        return self.x << 4 | self.partial
+
+    @classmethod
+    def decode(cls, byte: int) -> Copies | None:
+        """None where a number is not from 1 to K_MOST_COPIES."""
+        x, partial = byte >> 4, byte & 0xF
+        if not (1 <= x <= K_MOST_COPIES and 1 <= partial <= K_MOST_COPIES):
+            return None
+        return cls(x, partial)
 
 
 def stamp_of(now: float) -> int:

@@ -1,11 +1,13 @@
 """The root's side of rounds: scatter x to every worker, gather a partial from each.
 
-Strict: a round is complete when every chunk of every partial is there. Sans-IO: datagrams and the
-time come in, datagrams and the time of the next timer go out. It knows neither sockets nor what
-the bytes of x and of the partials mean.
+A round is complete when every chunk of every partial is there: come from its worker, or supplied by
+the owner of this object in its place. Sans-IO: datagrams and the time come in, datagrams and the
+time of the next timer go out. It knows neither sockets nor what the bytes of x and of the
+partials mean.
 
     rounds.begin(RoundId(step, layer), tokens, x, now)
     while not rounds.complete:
+        supply what devices that are `away` owe, and what of `overdue(now)` is not to be waited for
         for destinations, datagram in rounds.datagrams(now):
             send(...)
         wait until rounds.deadline() for datagrams; rounds.receive(...) each of those that came
@@ -15,55 +17,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from halo_edge.sync.datagram import BODY, Message, Want, stamp_of
+from halo_edge.sync.datagram import BODY, Message, Want
 from halo_edge.sync.errors import DeviceStalled
-from halo_edge.sync.ids import ROOT, DeviceId, RoundId
+from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
-from halo_edge.sync.seal import Opener, Sealer
+from halo_edge.sync.peer import LinkReport, Overdue, Peer
+from halo_edge.sync.redundancy import copies_of, spread
+from halo_edge.sync.root_sender import Addressed, RootSender, copied
+from halo_edge.sync.seal import Opener
 from halo_edge.sync.statistics import Statistics
-from halo_edge.sync.timing import K_COPIES, Recovery, TimeoutEstimator
-from halo_edge.sync.transfer import Incoming, Outgoing
+from halo_edge.sync.timing import Recovery
+from halo_edge.sync.watch import Watch
+
+__all__ = ["LinkReport", "Overdue", "RootRounds"]
 
 K_MAX_STEP: Final = 0xFFFF_FFFF  # a year of 136 steps a second; then a new epoch
 
+K_CHOOSE_EVERY: Final = 16
+"""Rounds between two looks at how often chunks ought to travel."""
 
-class _Worker:
-    """What the root knows of one worker."""
-
-    __slots__ = (
-        "_answers",
-        "alone",
-        "device",
-        "heard_at",
-        "partial",
-        "x",
-        "x_resent",
-        "x_sent_at",
-    )
-
-    def __init__(self, device: DeviceId, layout: RoundLayout, recovery: Recovery) -> None:
-        self.device = device
-        self.alone = (device,)
-        window = recovery.window(layout.window)
-        self.x = Outgoing(window)
-        self.x_sent_at = 0.0
-        self.x_resent = False
-        self.partial = Incoming(layout.partial_grid(), window, recovery)
-        self.heard_at = 0.0
-        # Index: the bits of the number of tokens. Twice the tokens may take twice the time.
-        self._answers = [
-            TimeoutEstimator(
-                recovery.initial_answer_s + recovery.initial_answer_per_token_s * (1 << bits),
-                recovery.floor_s(),
-            )
-            for bits in range(layout.max_tokens.bit_length() + 1)
-        ]
-
-    def answer(self, tokens: int) -> TimeoutEstimator:
-        """How long after x this worker's answer for so many tokens begins to come."""
-        return self._answers[tokens.bit_length()]
+_BODY_BYTES: Final = BODY.size
+# Looking into an enumeration takes longer than all the rest of a comparison.
+_PARTIAL: Final = int(Message.PARTIAL)
+_WANT_X: Final = int(Message.WANT_X)
 
 
 class RootRounds:
@@ -92,16 +71,21 @@ class RootRounds:
         self.complete = True
         """Whether all partials of the round begun last are there."""
         self._layout = layout
-        self._grid = layout.x_grid()
-        self._stall_timeout_s = stall_timeout_s
-        self._sealer = Sealer(key, ROOT, epoch)
+        self._partial_grid = layout.partial_grid()
+        self._recovery = recovery
+        self._window = recovery.window(layout.window)
+        self._sender = RootSender(key, epoch, layout)
         self._opener = Opener(key, workers, epoch, layout.max_payload, self.statistics)
-        self._workers = {device: _Worker(device, layout, recovery) for device in workers}
-        self._x_buffer = memoryview(bytearray(self._grid.edges[-1]))
-        self._x = self._x_buffer[:0]
-        self._spans: list[tuple[int, int]] = []
+        self._peers = {
+            device: Peer(device, layout, recovery, stall_timeout_s, self._opener.window(device))
+            for device in workers
+        }
+        self._watch = Watch(tuple(self._peers.values()), active=recovery.can_take_over)
         self._id = RoundId(-1, 0)
         self._tokens = 0
+        self._n_partial = 1  # chunks of a partial of this round
+        self._measured = 0  # the same, or 0 if they come one window after the other
+        self._x_copied = False  # whether any worker is sent x several times
         self._incomplete = 0
 
     def begin(
@@ -120,72 +104,173 @@ class RootRounds:
             )
         if not 1 <= tokens <= self._layout.max_tokens:
             raise ValueError(f"{tokens} tokens: a round has 1 to {self._layout.max_tokens}")
-        if len(x) != tokens * self._grid.row_bytes:
-            raise ValueError(f"x has {len(x)} bytes instead of {tokens * self._grid.row_bytes}")
-        self._x = self._x_buffer[: len(x)]
-        self._x[:] = x
+        row_bytes = self._sender.grid.row_bytes
+        if len(x) != tokens * row_bytes:
+            raise ValueError(f"x has {len(x)} bytes instead of {tokens * row_bytes}")
+        self._watch.begin_round(now)
+        peers = self._peers.values()
+        for peer in peers:
+            peer.end(self._id, self._tokens, now)
+        sender = self._sender
+        sender.begin(round_id, tokens, x)
         self._id = round_id
         self._tokens = tokens
-        self._spans = self._grid.spans(tokens)
-        n_chunks = len(self._spans)
-        for worker in self._workers.values():
-            worker.x.start(n_chunks)
-            worker.x_resent = False
-            worker.partial.start(tokens)
-            worker.heard_at = now
-        self._incomplete = len(self._workers)
-        self.complete = not self._workers
+        n_x, n_partial = len(sender.spans), self._partial_grid.n_chunks(tokens)
+        self._n_partial = n_partial
+        self._measured = n_partial if n_partial <= self._window else 0
         self.statistics.rounds += 1
+        choose = self._recovery.max_copies > 1 and not self.statistics.rounds % K_CHOOSE_EVERY
+        copies_x = False
+        for peer in peers:
+            if choose:
+                peer.choose_copies(tokens, n_x, n_partial)
+            peer.begin(tokens, n_x, n_partial)
+            copies_x = copies_x or peer.x_copies > 1
+        self._x_copied = copies_x
+        self._incomplete = len(self._peers)
+        self.complete = not self._peers
 
     def partial(self, device: DeviceId) -> memoryview:
         """The device's encoded partial, u8 [tokens * partial_row_bytes], until the next `begin`.
 
         Whole only when the round is complete.
         """
-        return self._workers[device].partial.matrix
+        return self._peers[device].partial.matrix
 
     def partial_memory(self, device: DeviceId) -> memoryview:
         """Where that device's partial lies in every round, u8 [max_tokens * partial_row_bytes]."""
-        return self._workers[device].partial.memory
+        return self._peers[device].partial.memory
+
+    @property
+    def partial_spans(self) -> Sequence[tuple[int, int]]:
+        """The bytes [start, stop) of each chunk of a partial of this round."""
+        return self._partial_grid.spans(self._tokens)
+
+    def missing(self, device: DeviceId) -> int:
+        """Bit i is set where chunk i of the device's partial is not there."""
+        return self._peers[device].partial.missing
+
+    @property
+    def away(self) -> frozenset[DeviceId]:
+        """The devices that owe something and have been silent for too long, as far as `overdue` and
+        `datagrams` have found. The round waits for their chunks all the same: supply them."""
+        return frozenset([peer.device for peer in self._peers.values() if peer.presence.away])
+
+    def link(self, device: DeviceId) -> LinkReport:
+        """How the link to that device is at present."""
+        return self._peers[device].report(self._tokens)
+
+    def silent_s(self, device: DeviceId, now: float) -> float:
+        """Seconds since the last sign of life, or since the device came to owe something."""
+        return now - self._peers[device].presence.silent_since
+
+    def retune(self, *, max_copies: int, away_after_s: float) -> None:
+        """Other values of these two of `Recovery`, from the next round on. Nobody is away then.
+        What is reliable is sent once in any case."""
+        copies = 1 if self._recovery.reliable else max_copies
+        recovery = replace(self._recovery, max_copies=copies, away_after_s=away_after_s)
+        self._recovery, self._watch.active = recovery, recovery.can_take_over
+        for peer in self._peers.values():
+            peer.retune(recovery)
+
+    def supply(self, device: DeviceId, chunk: int, payload: bytes | bytearray | memoryview) -> None:
+        """Puts a chunk of the owner's making in the place of one that is missing.
+
+        `payload`: u8 [stop - start] of that chunk's `partial_spans`; it is copied. Of no effect
+        where the chunk is there already; what comes later in its place is a duplicate.
+        Raises ValueError for a chunk that does not exist, or another size.
+        """
+        peer = self._peers[device]
+        if chunk < 0 or not peer.partial.fits(chunk, len(payload)):
+            raise ValueError(f"chunk {chunk} of {len(payload)} bytes does not fit")
+        if peer.partial.supply(chunk, payload):
+            self.statistics.chunks_supplied += 1
+            self._count(peer)
+
+    def overdue(self, now: float) -> list[Overdue]:
+        """What devices that are not away owe and is known to be lost, or late.
+
+        Call it after having received *all* that has come, and before `datagrams`, which asks for
+        what is still missing then.
+        """
+        self._watch.look(self._id, now)
+        found = []
+        for peer in self._peers.values():
+            partial = peer.partial
+            if partial.missing and not peer.presence.away:
+                missing = partial.missing if peer.x_lost_at else partial.lost(now)
+                if missing:
+                    found.append(Overdue(peer.device, missing, peer.expected_s(self._tokens, now)))
+        return found
 
     def deadline(self) -> float | None:
-        """When to call `datagrams` even if nothing comes; None: not before something comes."""
+        """When to call `overdue` and `datagrams` even if nothing comes; None: not before something
+        comes."""
         earliest = math.inf
-        for worker in self._workers.values():
-            if worker.partial.missing:
-                earliest = min(
-                    earliest, worker.partial.deadline, worker.heard_at + self._stall_timeout_s
-                )
-        return None if earliest == math.inf else earliest
+        for peer in self._peers.values():
+            if peer.partial.missing:
+                presence = peer.presence
+                if presence.away:
+                    due = presence.probe_at
+                else:
+                    due = presence.silent_since + presence.limit_s
+                    if peer.partial.deadline < due:
+                        due = peer.partial.deadline
+                if due < earliest:
+                    earliest = due
+        if earliest == math.inf:
+            return None
+        self._watch.will_listen_at(earliest)
+        return earliest
 
     def datagrams(self, now: float) -> list[tuple[tuple[DeviceId, ...], bytes]]:
         """What to send now, each datagram to one or several devices, in this order.
 
         Call it after `begin`, after having received *all* that has come, and at the deadline.
-        Raises DeviceStalled when a device that owes something has been silent too long.
+        Raises DeviceStalled when a device that owes something, and cannot be taken over from, has
+        been silent too long.
         """
-        outgoing: list[tuple[tuple[DeviceId, ...], bytes]] = []
-        fresh: dict[int, list[_Worker]] = {}
-        for worker in self._workers.values():
-            if worker.partial.missing and now >= worker.heard_at + self._stall_timeout_s:
-                raise DeviceStalled(worker.device, now - worker.heard_at)
-            for chunk in worker.x.lost():
-                outgoing += [self._send_x(chunk, [worker], worker.x.stamp, now)] * K_COPIES
-                worker.x_resent = True
-                self.statistics.chunks_resent += 1
-            for chunk in worker.x.fresh():
-                fresh.setdefault(chunk, []).append(worker)
-            want = worker.partial.want(self._opener.highest(worker.device), now)
+        self._watch.look(self._id, now)
+        sender = self._sender
+        recovering: list[tuple[Addressed, int]] = []
+        fresh: dict[int, list[Peer]] = {}
+        told: list[Addressed] = []
+        for peer in self._peers.values():
+            partial, presence = peer.partial, peer.presence
+            if presence.away:
+                self._probe(peer, fresh, recovering, now)
+                continue
+            if partial.missing:
+                silent_s = now - presence.silent_since
+                if not self._watch.active and silent_s >= presence.limit_s:
+                    raise DeviceStalled(peer.device, silent_s)
+                for chunk in peer.x.lost():
+                    resent = sender.x(chunk, [peer], peer.x.stamp, now)
+                    recovering.append((resent, peer.copies_again))
+                    peer.x_resent = True
+                    self.statistics.chunks_resent += 1
+            want = partial.want(self._opener.highest(peer.device), now)
             if want is not None:
-                datagram = self._seal(Message.WANT_PARTIAL, 0, stamp_of(now), want)
-                outgoing += [(worker.alone, datagram)] * K_COPIES
+                recovering.append((sender.want(peer, want, now), peer.copies_again))
                 self.statistics.wants_sent += 1
-        for chunk in sorted(fresh):  # in order: a receiver takes a gap for a loss
-            outgoing.append(self._send_x(chunk, fresh[chunk], 0, now))
-        for destinations, datagram in outgoing:
+            chunks = peer.x.fresh()
+            for chunk in chunks:
+                fresh.setdefault(chunk, []).append(peer)
+            if chunks and peer.chosen != peer.copies:
+                told.append(sender.copies(peer))
+        # What recovers something goes first, with its copies: a new chunk that overtook one of
+        # these would make it pass for lost.
+        batch = spread(recovering) if recovering else []
+        # In order: a receiver takes a gap for a loss.
+        sent = [sender.x(chunk, fresh[chunk], 0, now) for chunk in sorted(fresh)]
+        batch += sent
+        batch += told
+        if self._x_copied and fresh:
+            batch += copied(sent, fresh)
+        for destinations, datagram in batch:
             self.statistics.datagrams_sent += len(destinations)
             self.statistics.bytes_sent += len(destinations) * len(datagram)
-        return outgoing
+        return batch
 
     def receive(self, datagram: bytes | bytearray | memoryview, now: float) -> None:
         """Takes in what came from the network, whatever it is. The buffer is not kept."""
@@ -193,70 +278,101 @@ class RootRounds:
         if opened is None:
             return
         sender, body = opened
-        worker = self._workers[sender]
-        worker.heard_at = now
-        message, kind, layer, step, tokens, chunk, stamp = BODY.unpack_from(body)
+        peer = self._peers[sender]
+        fields = BODY.unpack_from(body)
+        message, kind, layer, step, tokens, chunk, stamp, serial, copies, _, _ = fields
         round_id = (step, layer, kind)
-        payload = memoryview(body)[BODY.size :]
+        if fields[8:] != peer.said:
+            peer.heard_of_link(*fields[8:])
+        presence = peer.presence
+        if presence.away:
+            presence.heard(round_id, now)
+        else:
+            presence.silent_since = now
+        payload = memoryview(body)[_BODY_BYTES:]
+        if not stamp and message == _PARTIAL:
+            if serial == peer.loss_from.serial:
+                peer.loss_from.arrived += 1
+            else:
+                n_chunks = self._measured if tokens == self._tokens else 0
+                times = copies_of(self._n_partial, copies & 0xF or 1, self._window)
+                first = self._opener.counter - chunk
+                peer.loss_from.matrix(serial, n_chunks, times, first)
         if round_id != self._id:
             if round_id < self._id:
                 self.statistics.stale += 1
+                if message == _PARTIAL and not stamp:
+                    peer.late_answer(round_id, now)
             else:
                 self.statistics.malformed += 1
         elif tokens != self._tokens:
             self.statistics.malformed += 1
-        elif message == Message.PARTIAL:
-            self._receive_partial(worker, chunk, payload, stamp, now)
-        elif message == Message.WANT_X:
-            self._receive_want(worker, payload, stamp, now)
+        elif message == _PARTIAL:
+            self._receive_partial(peer, chunk, payload, stamp, now)
+        elif message == _WANT_X:
+            self._receive_want(peer, payload, stamp, now)
         else:
             self.statistics.malformed += 1
 
     def _receive_partial(
-        self, worker: _Worker, chunk: int, payload: memoryview, stamp: int, now: float
+        self, peer: Peer, chunk: int, payload: memoryview, stamp: int, now: float
     ) -> None:
-        partial = worker.partial
+        partial = peer.partial
         if not partial.fits(chunk, len(payload)):
             self.statistics.malformed += 1
             return
         if not partial.begun:
             # What answers a WANT does not tell how long computing took, nor does an answer to an x
             # of which something had to be sent again (Karn's rule, RFC 6298 section 3).
-            if not (stamp or worker.x_resent):
-                worker.answer(self._tokens).sample(now - worker.x_sent_at)
-            worker.x.close()
-        if not partial.receive(chunk, payload, stamp, now):
+            if not (stamp or peer.x_resent):
+                peer.answer.sample(now - peer.x_sent_at)
+            peer.x.close()
+            peer.x_lost_at = 0.0
+        if partial.receive(chunk, payload, stamp, now):
+            if stamp:
+                self.statistics.chunks_recovered += 1
+            if partial.missing:
+                return
+            self._count(peer)
+        else:
             self.statistics.duplicates += 1
-            return
-        if stamp:
-            self.statistics.chunks_recovered += 1
-        if not partial.missing:
+        if partial.whole:
+            peer.presence.answered()
+
+    def _count(self, peer: Peer) -> None:
+        """A chunk of that device's partial that was missing is there."""
+        if not peer.partial.missing:
             self._incomplete -= 1
             self.complete = not self._incomplete
 
-    def _receive_want(self, worker: _Worker, payload: memoryview, stamp: int, now: float) -> None:
-        want = Want.decode(payload, len(self._spans))
+    def _receive_want(self, peer: Peer, payload: memoryview, stamp: int, now: float) -> None:
+        want = Want.decode(payload, len(self._sender.spans))
         if want is None:
             self.statistics.malformed += 1
             return
         self.statistics.wants_received += 1
-        worker.x.wanted(want, stamp)
-        worker.partial.expect(worker.answer(self._tokens).timeout_s, now)  # it lives
+        peer.x.wanted(want, stamp)
+        if peer.x.any_lost and peer.x.exhausted:  # else the rest of x is under way meanwhile
+            peer.x_lost_at = now
+        peer.partial.expect(peer.answer.timeout_s, now)  # it lives
 
-    def _send_x(
-        self, chunk: int, workers: list[_Worker], stamp: int, now: float
-    ) -> tuple[tuple[DeviceId, ...], bytes]:
-        """Seals a chunk of x once for all of these workers."""
-        start, stop = self._spans[chunk]
-        datagram = self._seal(Message.X, chunk, stamp, self._x[start:stop])
-        for worker in workers:
-            worker.x.sent(chunk, self._sealer.counter)
-            worker.x_sent_at = now
-            worker.partial.expect(worker.answer(self._tokens).timeout_s, now)
-        return tuple([worker.device for worker in workers]), datagram
-
-    def _seal(self, message: Message, chunk: int, stamp: int, payload: bytes | memoryview) -> bytes:
-        step, layer, kind = self._id
-        return self._sealer.seal(
-            BODY.pack(message, kind, layer, step, self._tokens, chunk, stamp) + payload
-        )
+    def _probe(
+        self,
+        peer: Peer,
+        fresh: dict[int, list[Peer]],
+        recovering: list[tuple[Addressed, int]],
+        now: float,
+    ) -> None:
+        """Sends something to a device that is away, when it is time: x, or a WANT where it has been
+        sent that. One copy."""
+        if now < peer.presence.probe_at:
+            return
+        peer.presence.probed(now, peer.answers.bound_s(self._tokens) or 0.0)
+        peer.x_copies = 1
+        chunks = peer.x.fresh()
+        for chunk in chunks:
+            fresh.setdefault(chunk, []).append(peer)
+        if not chunks and peer.partial.missing:
+            want = peer.partial.probe(self._opener.highest(peer.device), now)
+            recovering.append((self._sender.want(peer, want, now), 1))
+            self.statistics.wants_sent += 1

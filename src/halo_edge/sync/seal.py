@@ -31,6 +31,7 @@ KEY_BYTES: Final = 32
 REPLAY_WINDOW: Final = 1024
 """How far behind the newest datagram of a sender another may arrive: about 1.2 MB of chunks."""
 
+_HEADER_BYTES: Final = HEADER.size
 _REPLAY_MASK: Final = (1 << REPLAY_WINDOW) - 1
 K_MAX_EPOCH: Final = 0xFFFF
 
@@ -67,12 +68,14 @@ class Sealer:
 class ReplayWindow:
     """Which counters of one sender have been received (RFC 4303 section 3.4.3)."""
 
-    __slots__ = ("_received", "highest")
+    __slots__ = ("_received", "_repeats", "_watched", "highest")
 
     def __init__(self) -> None:
         self.highest = 0
         """The highest counter received; 0 when none was."""
         self._received = _REPLAY_MASK  # bit k: counter highest - k; nobody sends 0 and before
+        self._watched = range(0)
+        self._repeats = 0
 
     def is_new(self, counter: int) -> bool:
         """False for a counter received before, or so old that the window cannot tell."""
@@ -82,7 +85,10 @@ class ReplayWindow:
     def add(self, counter: int) -> None:
         """Notes a counter that is new and whose datagram opened properly."""
         ahead = counter - self.highest
-        if ahead <= 0:
+        if ahead == 1:
+            self.highest = counter
+            self._received = (self._received << 1 | 1) & _REPLAY_MASK
+        elif ahead <= 0:
             self._received |= 1 << -ahead
         else:
             self.highest = counter
@@ -91,11 +97,25 @@ class ReplayWindow:
             else:
                 self._received = 1
 
+    def watch(self, first: int, n: int) -> int:
+        """Counts from now on how often these `n` counters come again, from `first`.
+
+        Returns how often those that were watched before did.
+        """
+        repeats, self._repeats = self._repeats, 0
+        self._watched = range(first, first + n)
+        return repeats
+
+    def repeated(self, counter: int) -> None:
+        """Notes that a counter which is not new has come."""
+        if counter in self._watched:
+            self._repeats += 1
+
 
 class Opener:
     """Opens the datagrams that others send to one device in one epoch."""
 
-    __slots__ = ("_aead", "_epoch", "_max_bytes", "_statistics", "_windows")
+    __slots__ = ("_aead", "_epoch", "_max_bytes", "_statistics", "_windows", "counter")
 
     def __init__(
         self,
@@ -111,6 +131,12 @@ class Opener:
         self._max_bytes = OVERHEAD + max_payload
         self._statistics = statistics
         self._windows: dict[int, ReplayWindow] = {sender: ReplayWindow() for sender in senders}
+        self.counter = 0
+        """That of the datagram opened last."""
+
+    def window(self, sender: DeviceId) -> ReplayWindow:
+        """What has been received from that device."""
+        return self._windows[sender]
 
     def highest(self, sender: DeviceId) -> int:
         """The highest counter received from that device; 0 when none was."""
@@ -137,15 +163,17 @@ class Opener:
             statistics.unknown_sender += 1
         elif number >> COUNTER_BITS != self._epoch:
             statistics.wrong_epoch += 1
-        elif not window.is_new(counter):
+        elif counter <= window.highest and not window.is_new(counter):
             statistics.replayed += 1
+            window.repeated(counter)
         else:
             sealed = memoryview(datagram)
             try:
-                body = self._aead.decrypt(sealed[: HEADER.size], sealed[HEADER.size :], None)
+                body = self._aead.decrypt(sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:], None)
             except InvalidTag:
                 statistics.forged += 1
                 return None
             window.add(counter)
+            self.counter = counter
             return sender, body
         return None

@@ -24,6 +24,7 @@ class Statistics:
     bytes_received: int = 0
     wants_received: int = 0
 
+    chunks_supplied: int = 0  # chunks that the root put in the place of missing ones
     chunks_recovered: int = 0  # chunks that came because they had been asked for
     duplicates: int = 0  # properly sealed, but the chunk had arrived already
     stale: int = 0  # properly sealed, of a round that is over

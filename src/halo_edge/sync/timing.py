@@ -16,10 +16,16 @@ K_VARIATIONS: Final = 4  # "K" there
 K_MAX_SAMPLE_S: Final = 1.0
 """Slower is an outage or a device asleep, and says nothing of the next time."""
 
+K_MAX_SAMPLE_PER_TOKEN_S: Final = 0.1
+"""A device that computes so long for each token of a prefill is slow, not asleep."""
+
+K_AWAY_ANSWERS: Final = 4
+"""A device is not away before it has been silent for so many of its answer timeouts."""
+
 K_COPIES: Final = 2
-"""How often a WANT, and a chunk that is sent again, go on the wire. To lose one of the two costs
-a timeout of several round trips; a copy costs a system call at each end, where the replay window
-drops it unopened."""
+"""How often a WANT, and a chunk that is sent again, go on the wire, and more often where small
+matrices do. To lose one of the two costs a timeout of several round trips; a copy costs a system
+call at each end, where the replay window drops it unopened."""
 
 K_UNLIMITED: Final = 1 << 32
 K_MAX_DOUBLINGS: Final = 2
@@ -41,6 +47,10 @@ class Recovery:
     min_timeout_s: float = 0.001
     """The floor of every timeout; TCP's is 0.2. Below it, schedulers' jitter looks like loss."""
 
+    min_variation_s: float = 0.00025
+    """The least that a timeout is above the mean (G in RFC 6298 section 2.3): a steady time's
+    variation vanishes, and the first one a little later would pass for a loss."""
+
     min_gap_s: float = 0.0005
     """The floor of the wait for the next chunk of a matrix, which its sender sends in one go."""
 
@@ -59,6 +69,21 @@ class Recovery:
 
     max_tries: int = 16
     """WANTs a worker sends in a row without hearing anything; then it waits for the root's."""
+
+    away_after_s: float = math.inf
+    """A worker silent for so long, and for K_AWAY_ANSWERS answer timeouts, is taken over from.
+    Infinite: nobody could, and a silent worker stalls the round."""
+
+    probe_interval_s: float = 0.02
+    """How often a worker that is away is sent something."""
+
+    max_copies: int = 1
+    """How often a chunk may go on the wire at once, where losses make it worth while."""
+
+    @property
+    def can_take_over(self) -> bool:
+        """Whether a silent worker's part can be done by somebody else."""
+        return self.away_after_s != math.inf
 
     def window(self, chunks: int) -> int:
         """How many chunks may be under way: `chunks`, or any number if something else throttles."""
@@ -81,18 +106,42 @@ class Recovery:
 class TimeoutEstimator:
     """How long to wait for something that has taken so and so long before (RFC 6298 section 2)."""
 
-    __slots__ = ("_floor_s", "_smoothed_s", "_variation_s", "timeout_s")
+    __slots__ = (
+        "_floor_s",
+        "_max_sample_s",
+        "_min_variation_s",
+        "_smoothed_s",
+        "_variation_s",
+        "bound_s",
+        "timeout_s",
+    )
 
-    def __init__(self, initial_s: float, floor_s: float) -> None:
+    def __init__(
+        self,
+        initial_s: float,
+        floor_s: float,
+        *,
+        min_variation_s: float = 0.0,
+        max_sample_s: float = K_MAX_SAMPLE_S,
+    ) -> None:
         self._floor_s = floor_s
+        self._min_variation_s = min_variation_s
+        self._max_sample_s = max_sample_s
         self._smoothed_s = -1.0  # no sample yet
         self._variation_s = 0.0
         self.timeout_s = max(floor_s, initial_s)
         """Wait so long, then act."""
+        self.bound_s: float | None = None
+        """It takes no longer, as a rule: `timeout_s` without the floor. None before a sample."""
+
+    @property
+    def mean_s(self) -> float | None:
+        """How long it takes: SRTT. None before the first sample."""
+        return None if self._smoothed_s < 0 else self._smoothed_s
 
     def sample(self, took_s: float) -> None:
         """Takes in one more measurement."""
-        took_s = min(took_s, K_MAX_SAMPLE_S)
+        took_s = min(took_s, self._max_sample_s)
         if self._smoothed_s < 0:
             self._smoothed_s = took_s
             self._variation_s = took_s / 2
@@ -100,5 +149,8 @@ class TimeoutEstimator:
             error_s = took_s - self._smoothed_s
             self._variation_s += K_BETA * (abs(error_s) - self._variation_s)
             self._smoothed_s += K_ALPHA * error_s
-        timeout_s = self._smoothed_s + K_VARIATIONS * self._variation_s
+        margin_s = K_VARIATIONS * self._variation_s
+        if margin_s < self._min_variation_s:
+            margin_s = self._min_variation_s
+        self.bound_s = timeout_s = self._smoothed_s + margin_s
         self.timeout_s = timeout_s if timeout_s > self._floor_s else self._floor_s

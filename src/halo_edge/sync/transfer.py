@@ -87,6 +87,16 @@ class Outgoing:
         self._next = min(self._n_chunks, first + max(0, room))
         return range(first, self._next)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether every chunk has been sent, so that what is lost is all that is missing."""
+        return self._next == self._n_chunks
+
+    @property
+    def any_lost(self) -> bool:
+        """Whether something is to be sent again."""
+        return self._lost != 0
+
     def sent(self, chunk: int, counter: int) -> None:
         """Notes the counter of the datagram in which the chunk went."""
         self._counters[chunk] = counter
@@ -96,7 +106,8 @@ class Incoming:
     """The receiver's half: the matrix as far as it has come, and when to ask for the rest.
 
     It asks (a WANT is due) in five cases:
-    - a chunk has come before its predecessor: that one was probably lost, so at once;
+    - a chunk has come before its predecessor: that one was probably lost, so at once (unless each
+      is sent several times: then the others' copies may still come, and the next case decides);
     - nothing has come for as long as chunks usually are apart: the tail was probably lost;
     - what was asked for has not come within the link's round trip: the WANT, or the answer, was
       lost too; waits double until something comes;
@@ -108,8 +119,10 @@ class Incoming:
     __slots__ = (
         "_ack_every",
         "_answer_due",
+        "_asked",
         "_asked_stamp",
         "_buffer",
+        "_copied",
         "_due",
         "_first_timeout_s",
         "_gap",
@@ -121,10 +134,13 @@ class Incoming:
         "_recovery",
         "_round_trip",
         "_spans",
+        "_supplied",
         "_tries",
         "_unreported",
         "_window",
         "_windowed",
+        "asked_at",
+        "begun",
         "deadline",
         "matrix",
         "missing",
@@ -145,16 +161,26 @@ class Incoming:
         self._recovery = recovery
         self._max_tries = max_tries
         self._gap = TimeoutEstimator(recovery.initial_gap_s, recovery.gap_floor_s())
-        self._round_trip = TimeoutEstimator(recovery.initial_round_trip_s, recovery.floor_s())
+        self._round_trip = TimeoutEstimator(
+            recovery.initial_round_trip_s,
+            recovery.floor_s(),
+            min_variation_s=recovery.min_variation_s,
+        )
         self._buffer = memoryview(bytearray(grid.edges[-1]))
         self.start(0)
 
-    def start(self, tokens: int) -> None:
-        """Forgets the last matrix and begins with one of so many rows. The link is remembered."""
+    def start(self, tokens: int, copies: int = 1) -> None:
+        """Forgets the last matrix and begins with one of so many rows. The link is remembered.
+
+        `copies`: how often each chunk is sent.
+        """
+        self._copied = copies > 1
         self._spans = self._grid.spans(tokens)
         self._n_chunks = len(self._spans)
         self._windowed = self._n_chunks > self._window
         self._highest = -1
+        self.begun = False
+        """Whether any chunk has come."""
         self._heard_at = 0.0
         self._due = False
         self._tries = 0
@@ -162,10 +188,14 @@ class Incoming:
         self._asked_stamp = 0
         self._answer_due = 0.0  # asking again before then is pointless
         self._first_timeout_s = self._round_trip.timeout_s
+        self._supplied = 0  # of the chunks not missing, those that have not come
+        self._asked = 0  # of the chunks missing, those asked for
+        self.asked_at = 0.0
+        """When it asked last; 0 before."""
         self.matrix = self._buffer[: tokens * self._grid.row_bytes].toreadonly()
         """The rows, u8 [tokens * row_bytes]; those of missing chunks hold what was there before."""
         self.missing = (1 << self._n_chunks) - 1
-        """Bit i is set where chunk i has not come."""
+        """Bit i is set where chunk i is not there."""
         self.deadline = math.inf
         """When to call `want` though nothing has come."""
 
@@ -175,9 +205,45 @@ class Incoming:
         return self._buffer.toreadonly()
 
     @property
-    def begun(self) -> bool:
-        """Whether any chunk has come."""
-        return self._highest >= 0
+    def whole(self) -> bool:
+        """Whether every chunk has come, supplied or not."""
+        return not (self.missing or self._supplied)
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """The link's, from a WANT to its answer: SRTT. None before the first."""
+        return self._round_trip.mean_s
+
+    @property
+    def datagram_s(self) -> float | None:
+        """The time between two chunks sent in one go. None before the first."""
+        return self._gap.mean_s
+
+    def lost(self, now: float) -> int:
+        """The chunks missing that have been overtaken, or asked for, or are late."""
+        if now >= self.deadline:
+            return self.missing
+        known = self._asked
+        if not self._copied and self._highest > 0:
+            known |= (1 << self._highest) - 1
+        return self.missing & known
+
+    def supply(self, chunk: int, payload: bytes | bytearray | memoryview) -> bool:
+        """Puts in a chunk that has not come, and must fit the grid. False if it is there.
+
+        It tells nothing of the link, and does not make a matrix `begun`.
+        """
+        bit = 1 << chunk
+        if not self.missing & bit:
+            return False
+        self.missing ^= bit
+        self._supplied |= bit
+        start, stop = self._spans[chunk]
+        self._buffer[start:stop] = payload
+        if not self.missing:
+            self.deadline = math.inf
+            self._due = False
+        return True
 
     def fits(self, chunk: int, nbytes: int) -> bool:
         """Whether the matrix has such a chunk, of just so many bytes."""
@@ -206,14 +272,22 @@ class Incoming:
                 self._answer_due = 0.0
         bit = 1 << chunk
         if not self.missing & bit:
+            if self._supplied & bit:  # late, and not needed any more
+                self._supplied ^= bit
+                self.begun = True
+                self._highest = max(self._highest, chunk)
+                self._heard_at = now
             return False
         self.missing ^= bit
+        self.begun = True
         start, stop = self._spans[chunk]
         self._buffer[start:stop] = payload
 
         if chunk > self._highest:
             if chunk != self._highest + 1:
-                self._due = True
+                between = (bit - 1) >> (self._highest + 1) << (self._highest + 1)
+                if self.missing & between and not self._copied:
+                    self._due = True
             elif self._unreported and not stamp:  # in one stream, without a pause to ask
                 self._gap.sample(now - self._heard_at)
             self._highest = chunk
@@ -229,6 +303,12 @@ class Incoming:
             self._due = self._windowed
         return True
 
+    def probe(self, seen: int, now: float) -> bytes:
+        """The payload of a WANT for everything missing, whatever the timers say."""
+        self._asked = self.missing
+        self._asked_stamp = stamp_of(now)
+        return Want(True, seen, self.missing).encode(self._n_chunks)
+
     def want(self, seen: int, now: float) -> bytes | None:
         """The payload of the WANT to send now, if one is due.
 
@@ -241,11 +321,14 @@ class Incoming:
             timeout_s = self._round_trip.timeout_s if self.begun else self._first_timeout_s
             self._answer_due = now + self._recovery.backed_off_s(timeout_s, self._tries)
             self._tries += 1
+            self._asked = self.missing
             self.deadline = self._answer_due if self._tries < self._max_tries else math.inf
         elif self.missing:
+            self._asked |= (1 << self._highest) - 1 if self._highest > 0 else 0
             self._answer_due = now + self._round_trip.timeout_s
             self.deadline = max(self.deadline, self._answer_due)
         self._due = False
         self._unreported = 0
         self._asked_stamp = stamp_of(now)
+        self.asked_at = now
         return Want(late, seen, self.missing).encode(self._n_chunks)

@@ -18,15 +18,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from halo_edge.sync.datagram import BODY, Message, Want, stamp_of
+from halo_edge.sync.datagram import BODY, Copies, Message, Want, stamp_of
 from halo_edge.sync.ids import ROOT, DeviceId, RoundId, RoundKind
 from halo_edge.sync.layout import RoundLayout
+from halo_edge.sync.redundancy import LossMeter, copies_of, spread
 from halo_edge.sync.seal import Opener, Sealer
 from halo_edge.sync.statistics import Statistics
 from halo_edge.sync.timing import K_COPIES, Recovery
 from halo_edge.sync.transfer import Incoming, Outgoing
 
 _KINDS: Final = frozenset(RoundKind)
+# Looking into an enumeration takes longer than all the rest of a comparison.
+_X: Final = int(Message.X)
+_PARTIAL: Final = int(Message.PARTIAL)
+_WANT_PARTIAL: Final = int(Message.WANT_PARTIAL)
+_COPIES: Final = int(Message.COPIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class WorkerRounds:
         self._layout = layout
         self._sealer = Sealer(key, device, epoch)
         self._opener = Opener(key, [ROOT], epoch, layout.max_payload, self.statistics)
-        window = recovery.window(layout.window)
+        self._window = window = recovery.window(layout.window)
         self._x_grid = layout.x_grid()
         self._x = Incoming(self._x_grid, window, recovery, max_tries=recovery.max_tries)
         self._grid = layout.partial_grid()
@@ -80,6 +86,12 @@ class WorkerRounds:
         self._state = State.IDLE
         self._id = RoundId(-1, 0)
         self._tokens = 0
+        self._serial = 0  # of the answers sent, mod 256
+        self._copies = Copies(1, 1)  # how often the root says that chunks travel
+        self._loss = LossMeter(self._opener.window(ROOT))
+        self._x_copies = 1  # of each chunk of this round's x
+        self._x_measured = 0  # its chunks, or 0 if they come one window after the other
+        self._link = (0, self._copies.encode(), 0, 0)  # what every datagram says of it
 
     def receive(self, datagram: bytes | bytearray | memoryview, now: float) -> None:
         """Takes in what came from the network, whatever it is. The buffer is not kept."""
@@ -87,9 +99,13 @@ class WorkerRounds:
         if opened is None:
             return
         _, body = opened
-        message, kind, layer, step, tokens, chunk, stamp = BODY.unpack_from(body)
+        fields = BODY.unpack_from(body)
+        message, kind, layer, step, tokens, chunk, stamp, serial, copies, _, _ = fields
         payload = memoryview(body)[BODY.size :]
         round_id = (step, layer, kind)
+        if message == _COPIES:
+            self._receive_copies(copies, payload)
+            return
         if round_id == self._id:
             sensible = tokens == self._tokens
         elif round_id > self._id:
@@ -102,9 +118,9 @@ class WorkerRounds:
             self.statistics.stale += 1
             return
         want = None
-        if sensible and message == Message.X:
+        if sensible and message == _X:
             sensible = self._x_grid.fits(chunk, tokens, len(payload))
-        elif sensible and message == Message.WANT_PARTIAL:
+        elif sensible and message == _WANT_PARTIAL:
             want = Want.decode(payload, self._grid.n_chunks(tokens))
             sensible = want is not None
         else:
@@ -115,6 +131,11 @@ class WorkerRounds:
         if round_id != self._id:
             self._open_round(RoundId(step, layer, RoundKind(kind)), tokens)
         if want is None:
+            if serial == self._loss.serial:
+                self._loss.arrived += not stamp
+            elif not stamp:
+                first = self._opener.counter - chunk
+                self._loss.matrix(serial, self._x_measured, self._x_copies, first)
             self._receive_x(chunk, payload, stamp, now)
         else:
             self._receive_want(want, stamp, now)
@@ -153,6 +174,8 @@ class WorkerRounds:
         self._partial[:] = partial
         self._spans = self._grid.spans(self._tokens)
         self._outgoing.start(len(self._spans))
+        self._serial = (self._serial + 1) & 0xFF
+        self._link = (self._serial, self._link[1], *self._loss.said)
         self._state = State.ANSWERED
 
     def deadline(self) -> float | None:
@@ -164,27 +187,37 @@ class WorkerRounds:
 
         Call it after having received *all* that has come, after `answer`, and at the deadline.
         """
-        datagrams = []
+        batch: list[bytes] = []
+        recovering: list[tuple[bytes, int]] = []
+        often = max(K_COPIES, self._copies.partial)
         want = self._x.want(self._opener.highest(ROOT), now)
         if want is not None:
-            datagrams += [self._seal(Message.WANT_X, 0, stamp_of(now), want)] * K_COPIES
+            recovering.append((self._seal(Message.WANT_X, 0, stamp_of(now), want), often))
             self.statistics.wants_sent += 1
         if self._state is State.ANSWERED:
             outgoing = self._outgoing
             for chunk in outgoing.lost():
-                datagrams += [self._send_partial(chunk, outgoing.stamp)] * K_COPIES
+                recovering.append((self._send_partial(chunk, outgoing.stamp), often))
                 self.statistics.chunks_resent += 1
             for chunk in outgoing.fresh():
-                datagrams.append(self._send_partial(chunk, 0))
-        self.statistics.datagrams_sent += len(datagrams)
-        self.statistics.bytes_sent += sum(map(len, datagrams))
-        return datagrams
+                batch.append(self._send_partial(chunk, 0))
+            if batch and self._copies.partial > 1:
+                n_chunks = len(self._spans)
+                batch *= copies_of(n_chunks, self._copies.partial, self._window)
+        if recovering:
+            batch = spread(recovering) + batch
+        self.statistics.datagrams_sent += len(batch)
+        self.statistics.bytes_sent += sum(map(len, batch))
+        return batch
 
     def _open_round(self, round_id: RoundId, tokens: int) -> None:
         self._id = round_id
         self._tokens = tokens
         self._state = State.RECEIVING
-        self._x.start(tokens)
+        n_chunks = self._x_grid.n_chunks(tokens)
+        self._x_copies = copies_of(n_chunks, self._copies.x, self._window)
+        self._x_measured = n_chunks if n_chunks <= self._window else 0
+        self._x.start(tokens, self._x_copies)
         self.statistics.rounds += 1
 
     def _receive_x(self, chunk: int, payload: memoryview, stamp: int, now: float) -> None:
@@ -196,6 +229,14 @@ class WorkerRounds:
         if not self._x.missing:
             self._state = State.COMPUTING
 
+    def _receive_copies(self, copies: int, payload: memoryview) -> None:
+        told = Copies.decode(copies)
+        if told is None or payload:
+            self.statistics.malformed += 1
+        else:
+            self._copies = told
+            self._link = (self._serial, copies, *self._loss.said)
+
     def _receive_want(self, want: Want, stamp: int, now: float) -> None:
         self.statistics.wants_received += 1
         if self._state is State.RECEIVING:
@@ -205,12 +246,12 @@ class WorkerRounds:
 
     def _send_partial(self, chunk: int, stamp: int) -> bytes:
         start, stop = self._spans[chunk]
-        datagram = self._seal(Message.PARTIAL, chunk, stamp, self._partial[start:stop])
+        datagram = self._seal(_PARTIAL, chunk, stamp, self._partial[start:stop])
         self._outgoing.sent(chunk, self._sealer.counter)
         return datagram
 
-    def _seal(self, message: Message, chunk: int, stamp: int, payload: bytes | memoryview) -> bytes:
+    def _seal(self, message: int, chunk: int, stamp: int, payload: bytes | memoryview) -> bytes:
         step, layer, kind = self._id
         return self._sealer.seal(
-            BODY.pack(message, kind, layer, step, self._tokens, chunk, stamp) + payload
+            BODY.pack(message, kind, layer, step, self._tokens, chunk, stamp, *self._link) + payload
         )

@@ -1,0 +1,1 @@
+"""Calibration: runs a model over text and makes its profile."""

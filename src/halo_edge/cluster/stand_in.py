@@ -1,0 +1,128 @@
+"""Computes at the root what a worker does not answer, from the packed shards on the root's disk.
+
+The shards are mapped and not repacked: until they are needed they cost no memory, and then only
+the kernel's page cache, which it may take back. The graph is the worker's, from the x that was
+sent to the partial that would have come: with the same kernels to the last bit. Workers multiply
+repacked weights where they can, whose kernels may add in another order; then the two differ as two
+kinds of CPU do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from halo_edge.cluster.shard_store import ShardStore
+from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.compute.mapped import resident_share, want_mapped_pages
+from halo_edge.compute.runtime import Runtime
+from halo_edge.compute.wire import RowEncoder, WireCodec
+from halo_edge.sync.ids import DeviceId
+
+# What is assumed until it has been measured: a memory card, the memory of a small computer, and
+# the multiplications that one of its cores does when many tokens share the weights.
+DISK_BYTES_PER_S: Final = 30e6
+MEMORY_BYTES_PER_S: Final = 3e9
+MULTIPLICATIONS_PER_S: Final = 5e9
+# The weight of a new measurement: the first is of pages that had to be read and graphs that had to
+# be built, and must not count for long.
+_NEWEST: Final = 0.25
+
+
+class StandIn:
+    """`neurons`: what each worker holds of every layer. `x`: where each round's x is encoded.
+
+    Runs in the root's thread, between its own graphs.
+    """
+
+    def __init__(
+        self,
+        store: ShardStore,
+        neurons: Mapping[DeviceId, range],
+        n_layers: int,
+        runtime: Runtime,
+        x: RowEncoder,
+        x_codec: WireCodec,
+        partial_codec: WireCodec,
+        max_tokens: int,
+    ) -> None:
+        self._store = store
+        self._neurons = neurons
+        self._n_layers = n_layers
+        self._runtime = runtime
+        self._x = x_codec.rows(x.memory)
+        self._row_bytes = partial_codec.row_bytes
+        self._width = partial_codec.width
+        self._partial = memoryview(bytearray(max_tokens * self._row_bytes))
+        self._out = partial_codec.rows(self._partial)
+        self._graphs: dict[DeviceId, FfnGraphs] = {}
+        self._measured_s: dict[tuple[DeviceId, int], float] = {}
+        self._guess_s: dict[DeviceId, tuple[float, float]] = {}
+
+    def compute(self, device: DeviceId, layer: int, tokens: int) -> memoryview:
+        """The partial of `device` for the x encoded last: u8[tokens * partial_row_bytes], valid
+        until the next call."""
+        begun_s = time.monotonic()
+        graphs = self._graphs.get(device)
+        if graphs is None:
+            weights = _Shards(self._store, self._neurons[device], self._n_layers)
+            x, out = self._x, self._out
+            graphs = self._graphs[device] = FfnGraphs(self._runtime.in_place(), weights, x, out)
+        if not graphs.run(layer, tokens):
+            self._out.clear(tokens)
+        self._measure(device, tokens, time.monotonic() - begun_s)
+        return self._partial[: tokens * self._row_bytes]
+
+    def cost_s(self, device: DeviceId, tokens: int) -> float:
+        """How long `compute` is likely to take: as lately, for about so many tokens, or else from
+        the bytes to be read and the numbers to be multiplied."""
+        measured_s = self._measured_s.get((device, tokens.bit_length()))
+        if measured_s is not None:
+            return measured_s
+        guess = self._guess_s.get(device)
+        if guess is None:
+            guess = self._guess_s[device] = self._guess(device)
+        return guess[0] + tokens * guess[1]
+
+    def prefetch(self, device: DeviceId) -> None:
+        """Have the kernel read the device's shards in the background."""
+        for layer in range(self._n_layers):
+            mapped = self._store.mapped(layer, self._neurons[device])
+            if mapped is not None:
+                want_mapped_pages(mapped)
+
+    def _measure(self, device: DeviceId, tokens: int, took_s: float) -> None:
+        key = (device, tokens.bit_length())
+        before_s = self._measured_s.get(key, took_s)
+        self._measured_s[key] = before_s + _NEWEST * (took_s - before_s)
+
+    def _guess(self, device: DeviceId) -> tuple[float, float]:
+        """Seconds for reading a layer's shard, and for each token."""
+        neurons = self._neurons[device]
+        if not neurons:
+            return 0.0, 0.0
+        mapped = [self._store.mapped(layer, neurons) for layer in range(self._n_layers)]
+        on_disk = [shard for shard in mapped if shard is not None]
+        products = 3.0 * len(neurons) * self._width  # also the bytes, if we know no better
+        nbytes = float(np.mean([shard.nbytes for shard in on_disk])) if on_disk else products
+        resident = float(np.mean([resident_share(shard) for shard in on_disk])) if on_disk else 1.0
+        reading_s = nbytes * ((1 - resident) / DISK_BYTES_PER_S + resident / MEMORY_BYTES_PER_S)
+        return reading_s, products / (MULTIPLICATIONS_PER_S * self._runtime.threads)
+
+
+class _Shards:
+    """A device's `WeightsByLayer`, each mapped when it is asked for."""
+
+    def __init__(self, store: ShardStore, neurons: range, n_layers: int) -> None:
+        self._store = store
+        self._neurons = neurons
+        self._n_layers = n_layers
+
+    def __len__(self) -> int:
+        return self._n_layers
+
+    def __getitem__(self, layer: int, /) -> FfnWeights | None:
+        return self._store.weights(layer, self._neurons) if self._neurons else None

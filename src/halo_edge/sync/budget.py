@@ -1,0 +1,82 @@
+"""The budget: how many nats of KL each sequence may still lose by going on without chunks.
+
+A token bucket for each sequence. Every token computed adds `nats_per_token`; what is not used is
+kept up to a few tokens' worth, so that a burst of loss can be ridden out but a long quiet time does
+not buy a bad sentence. Nothing here knows what the damage is of; it is charged as predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final, NewType
+
+SequenceKey = NewType("SequenceKey", int)
+"""Names a sequence: an id of the engine's."""
+
+K_CAP_TOKENS: Final = 8
+"""A bucket holds so many tokens' worth. At 0.005 nats a token that is 0.04: about the damage of
+going without one device in a few layers of one token."""
+
+K_MAX_SEQUENCES: Final = 4096
+"""Beyond it the longest unused account is closed."""
+
+
+class Account:
+    """One sequence's bucket and what it has spent. `level`, `spent`: nats."""
+
+    __slots__ = ("level", "spent")
+
+    def __init__(self) -> None:
+        self.level = 0.0
+        self.spent = 0.0
+
+    @property
+    def fidelity(self) -> float:
+        """exp(-nats spent): 1 is what the model would have said by itself."""
+        return math.exp(-self.spent)
+
+
+class Budget:
+    """The accounts of all sequences. `nats_per_token` 0: nothing is ever covered."""
+
+    def __init__(self, nats_per_token: float) -> None:
+        if not (0 <= nats_per_token < math.inf):
+            raise ValueError(f"a budget of {nats_per_token} nats a token")
+        self.nats_per_token = nats_per_token
+        self._accounts: OrderedDict[SequenceKey, Account] = OrderedDict()
+
+    def account(self, sequence: SequenceKey) -> Account:
+        """Opened when it is first asked for."""
+        account = self._accounts.get(sequence)
+        if account is None:
+            account = self._accounts[sequence] = Account()
+            if len(self._accounts) > K_MAX_SEQUENCES:
+                self._accounts.popitem(last=False)
+        self._accounts.move_to_end(sequence)
+        return account
+
+    def earn(self, sequence: SequenceKey, tokens: int) -> None:
+        """A step computes so many of the sequence's tokens. They may all be spent in that step."""
+        account = self.account(sequence)
+        cap = self.nats_per_token * max(K_CAP_TOKENS, tokens)
+        account.level = min(cap, account.level + self.nats_per_token * tokens)
+
+    def covers(self, charges: Mapping[SequenceKey, float]) -> bool:
+        """Whether every sequence can pay its nats."""
+        return all(nats <= self.account(sequence).level for sequence, nats in charges.items())
+
+    def charge(self, charges: Mapping[SequenceKey, float]) -> None:
+        """Take the nats, also where they are not covered: the level never falls below 0."""
+        for sequence, nats in charges.items():
+            account = self.account(sequence)
+            account.level = max(0.0, account.level - nats)
+            account.spent += nats
+
+    def fullness(self, charges: Mapping[SequenceKey, float]) -> float:
+        """How full the emptiest bucket of these sequences is, 0 ... 1."""
+        cap = self.nats_per_token * K_CAP_TOKENS
+        if not cap:
+            return 0.0
+        return min((self.account(sequence).level / cap for sequence in charges), default=1.0)
