@@ -43,7 +43,8 @@ def test_quality(tiny_model: Path, tmp_path: Path) -> None:
     settings = Settings(tiny_model, Size(repetitions=1, tokens=1, limit_s=30), quick=True)
     rows = measure(experiment, settings, lambda _: None).rows
     assert [row.devices for row in rows] == [1, 4, 4]
-    assert rows[1].ppl == rows[2].ppl  # whatever is lost is recovered
+    # Whatever is lost is recovered, or computed by the root: perhaps with other kernels.
+    assert rows[1].ppl == pytest.approx(rows[2].ppl, rel=1e-3)
     assert abs(rows[1].against_one) < 0.01
     assert rows[0].bytes_per_token is None
     assert rows[1].bytes_per_token is not None and rows[1].bytes_per_token > 1000

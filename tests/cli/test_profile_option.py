@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halo_edge.cli.profile_option import chosen_profile
+from halo_edge.cli.profile_option import chosen_profile, hint
 from halo_edge.errors import HaloError
 from halo_edge.groups.profile import Profile
 from halo_edge.groups.profile_store import destination
@@ -38,13 +38,17 @@ def test_found_by_the_model_s_content(
     tiny_model: Path, random_profile: Callable[..., Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert chosen_profile(None, tiny_model) is None
-    out, hint = capsys.readouterr()
-    assert out == ""
-    assert "halo calibrate" in hint
-    assert hint.count("\n") == 1
     profile = random_profile(tiny_model)
     profile.save(destination(profile.fingerprint))
     found = chosen_profile(None, tiny_model)
     assert found is not None
     assert found.fingerprint == profile.fingerprint
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_hint_is_one_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hint(tiny_model)
+    out, line = capsys.readouterr()
+    assert out == ""
+    assert "halo calibrate" in line
+    assert line.count("\n") == 1

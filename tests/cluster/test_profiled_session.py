@@ -14,6 +14,8 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from halo_edge.cluster.fill_fetch import fetch_fills
+from halo_edge.cluster.links import RootLink
+from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.compute.wire import Wire
@@ -23,6 +25,8 @@ from halo_edge.errors import HaloError
 from halo_edge.groups.ffn_source import FfnSource
 from halo_edge.groups.placement import Placement, placed
 from halo_edge.groups.profile import Profile
+from halo_edge.lab.impairment import ImpairedLink
+from halo_edge.lab.link import LinkSettings
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.sync.ids import DeviceId
 
@@ -105,6 +109,53 @@ def test_fills_and_neurons_are_those_of_the_placed_profile(
             matrix = dequantize(down.bytes_2d(), GGMLQuantizationType(down.ggml_type))
             exact = matrix @ of.regression[neurons.start : neurons.stop]
             np.testing.assert_allclose(fill[layer], exact, rtol=2e-3, atol=2e-3 * exact.std())
+
+
+def lossy(link: RootLink) -> RootLink:
+    return ImpairedLink(link, LinkSettings(loss=0.3), seed=5)
+
+
+def test_strict_is_exact_however_much_is_lost(f32_model: Path, profile: Profile) -> None:
+    with two_workers(f32_model, profile) as session:
+        clean = logits(session)
+    with two_workers(f32_model, profile, wrap_link=lossy) as session:
+        assert session.cluster is not None
+        for _ in range(5):
+            np.testing.assert_allclose(logits(session), clean, atol=1e-3)
+        spent = session.cluster.spent
+    assert spent.chunks_filled == spent.nats == 0
+    assert spent.chunks_recovered + spent.chunks_taken_over > 0
+
+
+@pytest.mark.parametrize("split", [None, [1, 0, 1]])
+def test_what_is_gone_without_is_filled_and_counted(
+    f32_model: Path, profile: Profile, split: list[float] | None
+) -> None:
+    relax = RelaxOptions(recovery=False)
+    rounds = {"wrap_link": lossy, "relax": relax, "split": split}
+    with two_workers(f32_model, profile, **rounds) as session:
+        assert session.cluster is not None
+        for _ in range(5):
+            assert np.isfinite(logits(session)).all()
+        first = session.cluster.spent
+        session.cluster.relax(RelaxOptions())
+        logits(session)
+        rest = session.cluster.spent.since(first)
+    assert first.rounds == 5 * 3
+    assert first.chunks_filled == sum(first.filled_by_device.values()) > 0
+    assert first.nats == pytest.approx(sum(first.nats_by_layer.values()))
+    assert (first.nats > 0) is (split is None)  # who holds no neurons is gone without for nothing
+    assert first.chunks_taken_over == 0
+    assert rest.chunks_filled == rest.nats == 0
+
+
+def test_relaxing_takes_a_profile(tiny_model: Path) -> None:
+    rounds = RoundsOptions(relax=RelaxOptions(kl_budget=0.005))
+    with (
+        pytest.raises(HaloError, match="takes a profile"),
+        open_session(SessionOptions(tiny_model, 1, 512, 1, None, rounds)),
+    ):
+        pass
 
 
 def test_a_worker_without_neurons_has_no_fill(

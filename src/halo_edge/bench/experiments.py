@@ -13,6 +13,7 @@ from halo_edge.bench.loss import LOSS
 from halo_edge.bench.off_domain import off_domain
 from halo_edge.bench.outage import OUTAGE
 from halo_edge.bench.overhead import overhead
+from halo_edge.bench.predictor import predictor
 from halo_edge.bench.prefill import PREFILL
 from halo_edge.bench.quality import quality
 from halo_edge.bench.relaxed import relaxed
@@ -34,5 +35,6 @@ def usual_experiments() -> Mapping[str, AnyExperiment]:
         relaxed(text),
         ablation(text),
         off_domain(Path("profile")),
+        predictor(text),
     )
     return {experiment.name: experiment for experiment in every}

@@ -19,7 +19,7 @@ class Grouped:
     def __init__(self, permutation: NDArray[np.int32], down: Floats, group_size: int) -> None:
         """`permutation`: i32[F]; `down`: f32[H, F] as in the file."""
         partition = Partition(len(permutation), group_size)
-        self.permutation = permutation
+        self._permutation = permutation.astype(np.intp)
         self.neurons = len(permutation)
         self.n_groups = partition.n_groups
         self._size = group_size
@@ -27,6 +27,11 @@ class Grouped:
         columns[: self.neurons] = down[:, permutation].T  # a last, smaller group is filled up
         blocks = columns.reshape(self.n_groups, group_size, -1)
         self._products: Floats = blocks @ blocks.transpose(0, 2, 1)
+
+    def permuted(self, activations: Floats, rows: NDArray[np.bool_]) -> Floats:
+        """The rows of f32[T, F], neurons as in the file, for which `rows`, bool[T], is true."""
+        taken: Floats = np.take(activations, self._permutation, axis=1)
+        return taken if rows.all() else taken[rows]
 
     def energies(self, activations: Floats) -> Floats:
         """f32[T, G] of the groups' partials, for f32[T, F] as permuted."""

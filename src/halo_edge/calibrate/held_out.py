@@ -48,7 +48,7 @@ def fit(
         z = with_one(x, structure.bases[at])
         before_z = z if at == 0 else before
         before = z
-        permuted = activations[np.ix_(rows, grouped.permutation)]
+        permuted = grouped.permuted(activations, rows)
         true = grouped.energies(permuted)
         energy[at] += true.sum(axis=0)
         residual[at] += grouped.energies(permuted - z[rows] @ regressions[at].T).sum(axis=0)

@@ -130,7 +130,7 @@ class SecondPass:
         z = with_one(x, self._structure.bases[at])
         before, usual_before = (z, usual) if at == 0 or self._before is None else self._before
         rows = usual & usual_before
-        permuted = activations[np.ix_(rows, layer.grouped.permutation)]
+        permuted = layer.grouped.permuted(activations, rows)
         layer.add(z[rows], before[rows], permuted, out[rows])
         self._before = z, usual
 

@@ -21,6 +21,7 @@ from halo_edge.bench.off_domain import off_domain
 from halo_edge.bench.outage import OUTAGE
 from halo_edge.bench.overhead import overhead
 from halo_edge.bench.plot import to_svg
+from halo_edge.bench.predictor import predictor
 from halo_edge.bench.prefill import PREFILL
 from halo_edge.bench.profiles import lent_profile, own_profile
 from halo_edge.bench.quality import quality
@@ -111,6 +112,11 @@ def _ablation(*, text: Text, options: BenchOptions) -> None:
     _run(ablation(text), options)
 
 
+def _predictor(*, text: Text | None = None, options: BenchOptions) -> None:
+    """How well the energies of neuron groups are known before they are computed."""
+    _run(predictor(text), options)
+
+
 def _loss(*, options: BenchOptions) -> None:
     """TPOT against packet loss, UDP and TCP, with real packets (Linux, root)."""
     _run(LOSS, options)
@@ -168,6 +174,7 @@ for _command in (
     _relaxed,
     _off_domain,
     _ablation,
+    _predictor,
     _loss,
     _burst,
     _outage,

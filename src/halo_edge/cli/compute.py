@@ -9,7 +9,7 @@ from typing import TextIO
 
 from halo_edge.cli.console import byte_progress, notes
 from halo_edge.cli.options import ComputeOptions
-from halo_edge.cli.profile_option import chosen_profile
+from halo_edge.cli.profile_option import chosen_profile, hint
 from halo_edge.cluster.session import Session, open_session
 from halo_edge.cluster.trace_fetch import Timeline
 from halo_edge.cluster.trace_file import write_trace
@@ -31,6 +31,8 @@ def compute_session(options: ComputeOptions, context: int | None) -> Iterator[Se
         session_options = options.session(model, context, profile)
         with byte_progress("sending shards") as progress:
             session = stack.enter_context(open_session(session_options, _summed(progress)))
+        if options.several_devices and profile is None and options.profile is None:
+            hint(model)
         if options.impair:
             notes.print(f"impaired on purpose: {options.impair}", style="yellow")
         yield session

@@ -11,7 +11,7 @@ from halo_edge.cli.console import notes, print_json, print_piece
 from halo_edge.cli.options import ComputeOptions, Context, Json, SamplingOptions
 from halo_edge.cli.prompt import DEFAULT_SYSTEM, chat_tokens, prompt_tokens, text_argument
 from halo_edge.cli.report import Marks, TrafficMark, figures, summary
-from halo_edge.cli.stats import print_stats
+from halo_edge.cli.stats import stats_of
 from halo_edge.cluster.session import Session
 from halo_edge.engine.engine import Engine
 from halo_edge.engine.generation import Generation, Generator
@@ -55,13 +55,15 @@ def run(
         generation = generator.start(tokens, params)
         _stream(session, generator, generation, marks, quiet=json)
         fields = figures(session, generation, marks)
+        spent = stats_of(session.cluster, marks.spent) if stats else []
         if not json:
             print(flush=True)
-            notes.print(summary(fields), style="dim", soft_wrap=True)
-        if stats and session.cluster is not None and marks.spent is not None:
-            print_stats(session.cluster, marks.spent)
     if json:
         print_json(fields)
+    else:
+        notes.print(summary(fields), style="dim", soft_wrap=True)
+    for part in spent:
+        notes.print(part, soft_wrap=isinstance(part, str))
 
 
 def chat(

@@ -15,17 +15,20 @@ NONE: Final = "none"
 
 
 def chosen_profile(option: str | None, model: Path) -> Profile | None:
-    """What `--profile` names, or None; without it, what is found for the file `model`.
+    """What `--profile` names, or None; without it, what is found for the file `model`, if any.
 
-    Where there is none to be found, a line says what one would bring. Raises `HaloError`.
+    Raises `HaloError`.
     """
     if option == NONE:
         return None
     if option is not None:
         return Profile.load(Path(option))
     found = find(fingerprint(GgufFile.open(model)))
-    if found is not None:
-        return Profile.load(found)
+    return Profile.load(found) if found is not None else None
+
+
+def hint(model: Path) -> None:
+    """A line that says what a profile would bring."""
     notes.print(
         f"no profile of {model.name}: every round waits for all devices. `halo calibrate` makes "
         f"one in a few minutes; then what matters least may be late or lost.",
@@ -33,4 +36,3 @@ def chosen_profile(option: str | None, model: Path) -> Profile | None:
         markup=False,
         soft_wrap=True,
     )
-    return None

@@ -7,7 +7,6 @@ from typing import Final
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from halo_edge.cli.console import notes
 from halo_edge.cluster.relaxation import Spent
 from halo_edge.cluster.root import Cluster
 
@@ -15,12 +14,13 @@ from halo_edge.cluster.root import Cluster
 _LINK: Final = ("RTT, ms", "answer, ms", "lost, %", "copies")
 
 
-def print_stats(cluster: Cluster, spent: Spent) -> None:
-    """To standard error. `spent`: by the generation; how the links are is of now."""
-    notes.print(device_table(cluster, spent))
-    if spent.filled_by_layer:
-        notes.print(layer_table(spent))
-    notes.print(total(spent), style="dim", soft_wrap=True)
+def stats_of(cluster: Cluster | None, spent: Spent | None) -> list[Table | str]:
+    """To be printed one below the other; nothing for one device. `spent`: by the generation; how
+    the links are is of now."""
+    if cluster is None or spent is None:
+        return []
+    layers = [layer_table(spent)] if spent.filled_by_layer else []
+    return [device_table(cluster, spent), *layers, total(spent)]
 
 
 def device_table(cluster: Cluster, spent: Spent) -> Table:

@@ -26,7 +26,8 @@ _Number = TypeVar("_Number", int, float)
 
 class Waiting(Enum):
     """Which lost chunks a round waits for. All but BUDGET are for comparison: they know no budget,
-    and charge it all the same. HALF: of all losses half are waited for, those with more at stake."""
+    and charge it all the same. HALF: of all losses half are waited for: those with more at stake.
+    """
 
     BUDGET = "budget"
     ALL = "all"

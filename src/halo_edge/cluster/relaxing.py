@@ -169,7 +169,11 @@ class Relaxing:
 
     def _supply(self, rounds: RootRounds, device: DeviceId, nats: float) -> None:
         layer, tokens = self._layer, self._tokens
-        self._surrogates[device].fill(layer, self._sketch.of(layer, tokens), self._values[:tokens])
+        surrogate, values = self._surrogates.get(device), self._values[:tokens]
+        if surrogate is None:  # it holds no neurons
+            values[:] = 0.0
+        else:
+            surrogate.fill(layer, self._sketch.of(layer, tokens), values)
         encoded, spans = self._encoder.encode(tokens), rounds.partial_spans
         chunks = chunks_of(rounds.missing(device))
         for chunk in chunks:
@@ -201,7 +205,9 @@ class Relaxable:
             device: Surrogate.of(options.fill, weights.copy(), self.profile)
             for device, weights in self.weights.items()
         }
-        learner = Learner(self.profile, surrogates, damage) if options.learning else None
+        learner = None
+        if options.learning:
+            learner = Learner(self.profile, surrogates, damage, self.sketch.extension)
         return Relaxing(
             options, self.inputs, self.sketch, damage, surrogates, learner, self.codec, filled
         )

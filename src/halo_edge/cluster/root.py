@@ -179,7 +179,7 @@ class Cluster:
         )
         self.statistics = rounds.statistics
         x, ffn = Rows.f32(activations.x), Rows.f32(activations.ffn)
-        relaxable = self._relaxable(inputs, activations.max_tokens)
+        relaxable = self._relaxable(inputs, activations.x)
         projections = relaxable.sketch.projections if relaxable is not None else None
         own = FfnGraphs(runtime, self.holdings.own(), x, ffn, projections)
         own.prepare()
@@ -253,13 +253,13 @@ class Cluster:
             raise RuntimeError("gather() comes first")
         return self._gather
 
-    def _relaxable(self, inputs: StepInputs, max_tokens: int) -> Relaxable | None:
+    def _relaxable(self, inputs: StepInputs, x: NDArray[np.float32]) -> Relaxable | None:
         """None without a profile."""
         profile = self.holdings.profile
         if profile is None:
             return None
         weights = self._fetch_fills(profile.rank + 1)
-        sketch = Sketch(profile, max_tokens)
+        sketch = Sketch(profile, len(x), x)
         return Relaxable(profile, self.plan.shares, weights, sketch, inputs, self._partial_codec)
 
     def _addresses(self) -> dict[DeviceId, tuple[str, int]]:

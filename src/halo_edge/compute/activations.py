@@ -29,8 +29,9 @@ class StepInputs:
     """What is to be known about the tokens of a step.
 
     `tokens`: i32[T], `positions`: i32[T], `sequences`: i64[T] (whose they are; no graph reads it),
-    `cells`: i64[T] (where each token's key and value go), `mask`: f16[T, kv] (0 where the token may look, -inf elsewhere; kv is the KV bucket; flat
-    storage, as the shape changes from step to step).
+    `cells`: i64[T] (where each token's key and value go), `mask`: f16[T, kv] (0 where the token may
+    look, -inf elsewhere; kv is the KV bucket; flat storage, as the shape changes from step to
+    step).
     """
 
     def __init__(self, max_tokens: int, max_kv: int) -> None:

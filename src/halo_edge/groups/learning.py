@@ -32,6 +32,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from halo_edge.groups.corrections import Corrections
 from halo_edge.groups.damage import DamageModel
 from halo_edge.groups.profile import Floats, Profile
 from halo_edge.groups.surrogate import Surrogate
@@ -51,8 +52,8 @@ MAX_ENERGY: Final = 100.0
 """Times the usual energy of a partial: beyond it are attention sinks, of 10^5 and more."""
 MAX_FEATURES: Final = 16.0
 """Times the usual energy of the features."""
-CORRECTION_ROWS: Final = 300.0
-"""Rows over which the correction, and what is usual, are averaged."""
+USUAL_ROWS: Final = 300.0
+"""Rows over which what is usual is averaged."""
 _MIN_EXTENSION: Final = 1e-6  # of a value's mean square: bounds within which f32 can reckon
 _MAX_EXTENSION: Final = 1e12
 _MAX_MEAN: Final = 0.98  # |mean|^2 of a sketch whose |z|^2 is 1 in any direction
@@ -92,12 +93,7 @@ class Learner:
             [damage.mean_energy(layer, device) for device in self._devices]
             for layer in range(n_layers)
         ]
-        # The means that make the correction: of what was left, and of what was predicted to be.
-        self._left = [
-            [damage.mean_lost_energy(layer, device) for device in self._devices]
-            for layer in range(n_layers)
-        ]
-        self._predicted = [list(row) for row in self._left]
+        self._corrections = Corrections(damage, n_layers, self._devices)
         # Rows that wait, by layer; `_arrived` tells from which devices.
         self._features = np.ones((n_layers, BLOCK_ROWS, features + 1), np.float32)
         self._before = np.empty((n_layers, BLOCK_ROWS, self._rank), np.float32)
@@ -139,6 +135,8 @@ class Learner:
             for _ in range(min(blocks, self._n_layers)):
                 self._learn(self._next_layer)
                 self._next_layer = (self._next_layer + 1) % self._n_layers
+            if blocks:
+                self._corrections.apply()
 
     def _begin(self, layer: int, features: Floats, z_before: Floats) -> tuple[int, slice, slice]:
         """Make room for rows of a round."""
@@ -177,7 +175,7 @@ class Learner:
             if not rows.any():
                 continue
             rest = np.where(rows[:, None], surrogate.left(layer, features, partial), 0)
-            self._correct(layer, i, rest, before[rows], share)
+            self._correct(layer, i, rest, before[rows])
             used |= rows
             if surrogate.learns:
                 left.append((i, rest))
@@ -219,20 +217,16 @@ class Learner:
         gain: Floats = np.linalg.solve(moments, features.T).T
         return gain
 
-    def _correct(self, layer: int, i: int, rest: Floats, before: Floats, share: float) -> None:
+    def _correct(self, layer: int, i: int, rest: Floats, before: Floats) -> None:
         """`rest`: what is left of the rows of which `before` is the earlier sketch, and zeros."""
-        device = self._devices[i]
-        seen = float(np.einsum("nh,nh->", rest, rest)) / len(before)
-        predicted = float(self._damage.lost_energy(layer, device, before).mean())
-        self._left[layer][i] += share * (seen - self._left[layer][i])
-        self._predicted[layer][i] += share * (predicted - self._predicted[layer][i])
-        if self._predicted[layer][i] > 0:
-            self._damage.correct(layer, device, self._left[layer][i] / self._predicted[layer][i])
+        left = float(np.einsum("nh,nh->", rest, rest))
+        predicted = float(self._damage.lost_energy(layer, self._devices[i], before).sum())
+        self._corrections.add(layer, i, len(before), left, predicted)
 
 
 def _share(rows: int) -> float:
-    """What so many new rows weigh in a mean over `CORRECTION_ROWS`."""
-    return min(1.0, rows / CORRECTION_ROWS)
+    """What so many new rows weigh in a mean over `USUAL_ROWS`."""
+    return min(1.0, rows / USUAL_ROWS)
 
 
 def _moments(mean: Floats, extension: int) -> Floats:
