@@ -12,6 +12,7 @@ from halo_edge.cluster.relaxation import RelaxOptions, Waiting
 from halo_edge.cluster.relaxing import Filled, Relaxable, Relaxing
 from halo_edge.compute.activations import StepInputs
 from halo_edge.compute.wire import WireCodec, WireFormat
+from halo_edge.groups.damage import CAUTION
 from halo_edge.groups.profile import LayerProfile, Profile, SpecialPosition
 from halo_edge.groups.sketch import Sketch
 from halo_edge.groups.surrogate import Fill
@@ -26,7 +27,7 @@ WORKERS = [DeviceId(1), DeviceId(2)]
 # Device 1 holds energy 0.2 of 1 in each layer, device 2 0.1; half of it is left after the fill.
 ENERGY = np.array([0.7, 0.2, 0.1], np.float32)
 SENSITIVITY = 0.04
-NATS = {1: SENSITIVITY * 0.1, 2: SENSITIVITY * 0.05}
+NATS = {1: CAUTION * SENSITIVITY * 0.1, 2: CAUTION * SENSITIVITY * 0.05}
 CODEC = WireCodec(WireFormat.F16, HIDDEN)
 LAYOUT = RoundLayout(
     n_layers=LAYERS,
