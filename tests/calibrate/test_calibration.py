@@ -156,6 +156,11 @@ def test_groups_that_do_not_divide_the_layer(tiny_model: Path, tmp_path: Path) -
     assert Profile.load(tmp_path / "p").layers[0].energy.shape == (6,)
 
 
+def test_a_model_of_a_small_context(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    profile, _ = calibrate(make_model(context=100), tmp_path / "p")
+    assert int(profile.about["tokens"]) > 1000
+
+
 def test_special_positions_are_those_often_out_of_the_ordinary(
     straight: tuple[Profile, Findings],
 ) -> None:

@@ -33,7 +33,7 @@ def said() -> Iterator[list[int]]:
 
 
 def text_of(sources: Sources, tokenizer: Tokenizer, tokens: int = 8192, seed: int = 0) -> Text:
-    return collect(sources, tokenizer, said, tokens, seed, lambda _: None)
+    return collect(sources, tokenizer, said, tokens, WINDOW, seed, lambda _: None)
 
 
 def total(text: Text) -> int:
@@ -42,12 +42,18 @@ def total(text: Text) -> int:
 
 def test_as_many_tokens_as_wanted_in_equal_parts(tokenizer: Tokenizer) -> None:
     told: list[int] = []
-    found = collect(Sources(), tokenizer, said, 8192, 0, told.append)
+    found = collect(Sources(), tokenizer, said, 8192, WINDOW, 0, told.append)
     assert 8192 - 128 <= total(found) == sum(told) <= 8192
     assert max(map(len, found.learned)) == WINDOW
     pieces = [*found.learned, *found.held_out]
     own = sum(len(piece) for piece in pieces if set(piece) == {0})
     assert abs(own - 4096) <= 128
+
+
+def test_pieces_fit_into_a_small_context(tokenizer: Tokenizer) -> None:
+    sources = Sources(generated=False)
+    found = collect(sources, tokenizer, said, 4096, 100, 0, lambda _: None)
+    assert max(map(len, [*found.learned, *found.held_out])) == 100
 
 
 def test_some_of_every_part_is_held_out(tokenizer: Tokenizer) -> None:

@@ -9,10 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from halo_edge.cluster.relaxation import RelaxOptions, Waiting
-from halo_edge.cluster.relaxing import Filled, Relaxable, Relaxing
+from halo_edge.cluster.relaxing import CAUTION, Filled, Relaxable, Relaxing
 from halo_edge.compute.activations import StepInputs
 from halo_edge.compute.wire import WireCodec, WireFormat
-from halo_edge.groups.damage import CAUTION
 from halo_edge.groups.profile import LayerProfile, Profile, SpecialPosition
 from halo_edge.groups.sketch import Sketch
 from halo_edge.groups.surrogate import Fill

@@ -90,6 +90,7 @@ def test_without_forgetting_it_is_ridge_regression(
     monkeypatch.setattr(learning, "FORGETTING", 1.0)
     monkeypatch.setattr(learning, "LAYERS_PER_TOKEN", 2)
     monkeypatch.setattr(learning, "TOKENS_PER_BLOCK", 1)
+    monkeypatch.setattr(learning, "RIPE_ROWS", 1)
     served = Served(profile)
     seen: list[tuple[Floats, dict[int, Floats]]] = []
     for _ in range(400 // rows):
@@ -247,29 +248,34 @@ def test_correction_makes_the_damage_honest(profile: Profile, fill: Fill) -> Non
 
 @pytest.mark.parametrize("tokens", [1, 3, 128])
 def test_bounded_work(make_profile: Any, monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
-    """Layers take turns, in being observed as in being learned from, in proportion to tokens."""
-    n_layers, steps = 12, 96
+    """Layers take turns in being observed, and are learned from alike, in proportion to tokens."""
+    n_layers, steps = 12, 2400 // min(tokens, 30)
     served = Served(make_profile(n_layers=n_layers, hidden=HIDDEN))
     learned: list[int] = []
-    monkeypatch.setattr(served.learner, "_learn", learned.append)
-    wanted = np.zeros(n_layers)
+    learn = served.learner._learn
+
+    def counted(layer: int) -> None:
+        learned.append(layer)
+        learn(layer)
+
+    monkeypatch.setattr(served.learner, "_learn", counted)
+    wanted, text = np.zeros(n_layers), served.text(tokens)
     for _ in range(steps):
         wants = [served.learner.wants(layer, tokens) for layer in range(n_layers)]
-        assert sum(wants) == min(n_layers, learning.LAYERS_PER_TOKEN * tokens)
+        assert sum(wants) <= min(n_layers, learning.LAYERS_PER_TOKEN * tokens)
         wanted += wants
         before = len(learned)
-        served.learner.end_step(tokens)
+        served.step(*text)
         assert len(learned) - before <= min(n_layers, -(-tokens // learning.TOKENS_PER_BLOCK))
-    assert wanted.min() == wanted.max()
-    assert len(learned) == steps * min(n_layers * learning.TOKENS_PER_BLOCK, tokens) // (
-        learning.TOKENS_PER_BLOCK
-    )
+    assert wanted.min() > 0.6 * wanted.max()
+    assert len(learned) <= steps * tokens // learning.TOKENS_PER_BLOCK
     counts = np.bincount(learned, minlength=n_layers)
+    assert counts.min() > 5
     assert counts.max() - counts.min() <= 1
 
 
 def test_many_rows_are_sampled_evenly_and_never_too_many(profile: Profile) -> None:
-    """Of a partial that has no room, nothing is kept."""
+    """And where there is no more room, nothing is kept."""
     served = Served(profile)
     features, partials = served.text(200)
     partials[1][:, 0] = np.arange(200)
@@ -278,12 +284,11 @@ def test_many_rows_are_sampled_evenly_and_never_too_many(profile: Profile) -> No
             served.learner.observe(0, device, features, features[:, : profile.rank], partial)
         served.learner.end_step(1)
     kept = served.learner._partials[0, 0, : served.learner._count[0], 0]
-    assert 32 <= len(kept) <= learning.BLOCK_ROWS
+    assert learning.RIPE_ROWS <= len(kept) <= learning.BLOCK_ROWS
     first = kept[: np.argmax(np.diff(kept, append=-1) <= 0) + 1]
     assert len(set(np.diff(first))) == 1
     assert first[-1] > 190
-    if not served.learner._count[0] < learning.BLOCK_ROWS:
-        assert not served.learner.wants(0, 1)
+    assert served.learner.wants(0, 128) == (len(kept) < learning.BLOCK_ROWS)
 
 
 def test_any_mean_of_a_profile(make_profile: Any) -> None:

@@ -91,6 +91,29 @@ def test_saving_replaces_and_leaves_nothing_else(profile: Profile, tmp_path: Pat
         Profile.load(path)
 
 
+def test_arrays_of_any_memory_order_are_saved_as_they_are(
+    profile: Profile, path: Path, tmp_path: Path
+) -> None:
+    """safetensors itself would write them transposed."""
+    layers = tuple(
+        replace(
+            layer,
+            basis=np.asfortranarray(layer.basis),
+            regression=np.asfortranarray(layer.regression),
+            predictor=np.asfortranarray(layer.predictor),
+        )
+        for layer in profile.layers
+    )
+    replace(profile, layers=layers).save(tmp_path / "p")
+    found, expected = contents(tmp_path / "p")[0], contents(path)[0]
+    for name, array in expected.items():
+        assert (found[name] == array).all(), name
+
+
+def test_others_may_read_it(path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_place_that_cannot_be_written(profile: Profile, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HaloError, match="cannot write the profile"):

@@ -75,7 +75,7 @@ def _opened(
         def measure(case: Case) -> LabSample:
             burst = BURST if case.bursts else None
             links = Links(LinkSettings(burst=burst, delay_ms=DELAY_MS))
-            settle = case.policy.settle
+            settle = case.policy.settle(clean=not case.bursts)
             return clusters.decode(case.policy, links, size.tokens, size.limit_s, settle)
 
         yield Opened(measure, clusters.warnings)

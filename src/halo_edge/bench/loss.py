@@ -74,7 +74,7 @@ def _opened(
 
         def measure(case: Case) -> LabSample:
             links = Links(LinkSettings(loss=case.loss, delay_ms=DELAY_MS))
-            settle = case.policy.settle
+            settle = case.policy.settle(clean=not case.loss)
             return clusters.decode(case.policy, links, size.tokens, size.limit_s, settle)
 
         yield Opened(measure, clusters.warnings)

@@ -30,6 +30,8 @@ STALL_TIMEOUT_S: Final = 600.0
 # Over UDP so many tokens come before those that are measured on new links: a cluster in use has
 # estimated their loss and round trip. TCP's windows are largest when a link turns bad.
 SETTLE_TOKENS: Final = 4
+# After a lossy time copies go on for a while; on a clean link there are to be none.
+CLEAN_SETTLE_TOKENS: Final = 36
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ class Policy:
     def __str__(self) -> str:
         return f"{self.transport.value}, {self.name}"
 
-    @property
-    def settle(self) -> int:
-        """Tokens decoded over new links before those that count."""
-        return SETTLE_TOKENS if self.transport is Transport.UDP else 0
+    def settle(self, clean: bool) -> int:
+        """Tokens decoded over new links, which lose something or are `clean`, before those that
+        count."""
+        if self.transport is not Transport.UDP:
+            return 0
+        return CLEAN_SETTLE_TOKENS if clean else SETTLE_TOKENS
 
 
 _ALONE: Final = RelaxOptions(take_over=False, max_copies=1)

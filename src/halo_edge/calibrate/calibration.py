@@ -186,8 +186,8 @@ class Calibration:
         if "text" not in self._saved:
             settings = self._settings
             text = collect(
-                settings.sources, self._model.tokenizer, self._own_words, settings.tokens, SEED,
-                progress,
+                settings.sources, self._model.tokenizer, self._own_words, settings.tokens,
+                min(WINDOW, self._model.context), SEED, progress,
             )  # fmt: skip
             tokens, lengths = _joined([*text.learned, *text.held_out])
             for name in ("words", "word_lengths"):

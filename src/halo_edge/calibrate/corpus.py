@@ -22,7 +22,7 @@ from halo_edge.errors import HaloError
 from halo_edge.model.tokenizer import Tokenizer
 
 WINDOW: Final = 512
-"""Tokens of a piece of text, each computed afresh."""
+"""Tokens of a piece of text, each computed afresh; fewer where a model's context is smaller."""
 HELD_OUT_EVERY: Final = 8
 _MOST_CHARACTERS: Final = 8 * WINDOW  # of which a window's tokens are taken
 _SHORTEST: Final = 64  # a shorter piece says little, and its beginning is all it has
@@ -53,7 +53,9 @@ class Text:
     held_out: tuple[Sequence[int], ...]
 
 
-def found_parts(sources: Sources, tokenizer: Tokenizer, seed: int) -> list[Iterator[list[int]]]:
+def found_parts(
+    sources: Sources, tokenizer: Tokenizer, longest: int, seed: int
+) -> list[Iterator[list[int]]]:
     """The parts that need only be read, each as pieces in random order.
 
     Raises `HaloError` for a file that cannot be read.
@@ -61,7 +63,7 @@ def found_parts(sources: Sources, tokenizer: Tokenizer, seed: int) -> list[Itera
     rng = np.random.default_rng([seed, 0])
     texts = [_standard_library(rng)] if sources.python else []
     texts += [_parts(_read(path), rng) for path in sources.files]
-    return [_windows(part, tokenizer) for part in texts]
+    return [_windows(part, tokenizer, longest) for part in texts]
 
 
 def take(part: Iterator[list[int]], tokens: int) -> Iterator[list[int]]:
@@ -96,10 +98,10 @@ def mixed(parts: Sequence[Sequence[Sequence[int]]], seed: int) -> Text:
     )
 
 
-def _windows(texts: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+def _windows(texts: Iterator[str], tokenizer: Tokenizer, longest: int) -> Iterator[list[int]]:
     """One window of each text."""
     for text in texts:
-        yield tokenizer.encode(text, add_special=True)[:WINDOW]
+        yield tokenizer.encode(text, add_special=True)[:longest]
 
 
 def _standard_library(rng: np.random.Generator) -> Iterator[str]:
@@ -153,15 +155,16 @@ def collect(
     tokenizer: Tokenizer,
     generated: Callable[[], Iterator[list[int]]],
     tokens: int,
+    longest: int,
     seed: int,
     progress: Callable[[int], None],
 ) -> Text:
-    """`tokens` of text, if there are as many. `generated`: what the model says, without end.
-    `progress` is told the tokens as they come.
+    """`tokens` of text, if there are as many, in pieces of up to `longest`. `generated`: what the
+    model says, without end. `progress` is told the tokens as they come.
 
     Raises `HaloError` where there is no text.
     """
-    parts = found_parts(sources, tokenizer, seed)
+    parts = found_parts(sources, tokenizer, longest, seed)
     if sources.generated:
         parts.append(generated())  # last: it can make up for what others lack
     taken: list[list[list[int]]] = []

@@ -140,6 +140,10 @@ def _figures(profile: Profile, findings: Findings) -> dict[str, object]:
         "spearman": findings.spearman,
         "repaired": findings.repaired,
         "factor": findings.factor,
+        "nats_measured_and_predicted": {
+            "zero fill": [findings.zero.measured, findings.zero.predicted],
+            "sketch fill": [findings.sketch.measured, findings.sketch.predicted],
+        },
         "layers": [
             {
                 "sensitivity": layer.sensitivity,

@@ -19,9 +19,6 @@ from halo_edge.groups.surrogate import Fill
 
 MIN_CORRECTION: Final = 0.1
 MAX_CORRECTION: Final = 10.0
-CAUTION: Final = 1.5
-"""Charged for each nat predicted. On text unlike that of calibration, KL measured through a cluster
-was up to twice the bare prediction, and to report too little is the worse mistake."""
 _MOST_NATS_PER_ENERGY: Final = 1e30  # a profile may hold anything that is finite
 
 
@@ -36,8 +33,7 @@ class DamageModel:
         self._predictor = Predictor(profile)
         self._shares = tuple(shares)
         self._nats = [
-            min(CAUTION * layer.sensitivity / layer.total, _MOST_NATS_PER_ENERGY)
-            for layer in profile.layers
+            min(layer.sensitivity / layer.total, _MOST_NATS_PER_ENERGY) for layer in profile.layers
         ]
         self._special = [(special.position, special.nats) for special in profile.special]
         self._last_special = max((s.position for s in profile.special), default=-1)

@@ -127,6 +127,7 @@ class Profile:
             # safetensors writes what lies in memory, whatever the order of the axes there.
             in_order = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
             save_file(in_order, unfinished, metadata)
+            unfinished.chmod(0o644)  # safetensors' files are their owner's alone
             unfinished.rename(path)
         except (OSError, SafetensorError) as error:
             raise HaloError(f"cannot write the profile {path}: {error}") from None
