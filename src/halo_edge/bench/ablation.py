@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSS: Final = 0.1
+HALF_WINDOW: Final = WINDOW // 2  # fifteen cases take their time
 BASE: Final = RelaxOptions(
     kl_budget=BALANCED, waiting=Waiting.PREDICTED_HALF, take_over=False, max_copies=1
 )
@@ -94,7 +95,7 @@ def ablation(text: Path) -> Experiment[Case, Sample, Row]:
         settings: Settings, cases: Sequence[Case], tell: Tell
     ) -> Iterator[Opened[Case, Sample]]:
         check_profile(settings, (case.relax for case in cases))
-        context = QUICK_WINDOW if settings.quick else WINDOW
+        context = QUICK_WINDOW if settings.quick else HALF_WINDOW
         links = Links(LinkSettings(loss=LOSS, delay_ms=DELAY_MS))
         with ExitStack() as stack:
             clusters = {
