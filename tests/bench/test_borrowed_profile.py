@@ -45,7 +45,6 @@ def test_the_ends_are_as_fragile_and_shares_are_kept() -> None:
 
 def test_it_can_be_saved_and_read(tmp_path: Path) -> None:
 
-
     path = tmp_path / "borrowed.safetensors"
     profile = borrowed_profile(lender(), "borrower", n_layers=2, hidden=64, ffn=100)
     profile.save(path)

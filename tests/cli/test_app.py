@@ -406,21 +406,13 @@ def test_interrupted(
     wait_gone(workers)
 
 
-def test_a_worker_killed_meanwhile(running: tuple[subprocess.Popen[bytes], list[int]]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_gone_is_computed_for(
+    running: tuple[subprocess.Popen[bytes], list[int]], number: signal.Signals
+) -> None:
     process, workers = running
-    os.kill(workers[1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 1
-    last = errors.decode().strip().splitlines()[-1]
-    assert last.startswith("halo: worker worker-2 left in the middle of a generation")
-    wait_gone(workers)
-
-
-def test_a_worker_stopped_meanwhile(running: tuple[subprocess.Popen[bytes], list[int]]) -> None:
-    process, workers = running
-    os.kill(workers[2], signal.SIGSTOP)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 1
-    last = errors.decode().strip().splitlines()[-1]
-    assert last.startswith("halo: worker worker-3 has not answered for 1 s")
+    os.kill(workers[1], number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "tokens on 4 devices" in errors.decode().strip().splitlines()[-1]
     wait_gone(workers)
