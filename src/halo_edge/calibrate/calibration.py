@@ -41,10 +41,10 @@ from halo_edge.groups.profile import (
 from halo_edge.groups.surrogate import Fill
 
 SEED: Final = 1
-FIRST_PASS_SHARE: Final = 0.3
+FIRST_PASS_SHARE: Final = 0.25
 """Of the text: importance and directions need less of it than regressions do."""
 SWEEP_WINDOW: Final = 256
-SWEEP_TOKENS: Final = 768
+SWEEP_TOKENS: Final = 640
 """Of held-out text, in windows of at most `SWEEP_WINDOW`."""
 SPECIAL_SHARE: Final = 0.5
 """A position is special if at least so many pieces are out of the ordinary there."""
@@ -87,12 +87,12 @@ class Work:
 
     # What a token of each stage takes, in passes without logits on the demo model.
     COSTS: Final = {
-        "text": 0.75,  # half of it is read, the other half generated
+        "text": 0.8,  # half of it is read, the other half generated
         "first pass": 1.1,
-        "second pass": 1.2,
-        "held-out text": 1.2,
-        "sweep": 0.95,
-        "check": 1.4,
+        "second pass": 1.0,
+        "held-out text": 1.3,
+        "sweep": 0.9,
+        "check": 1.1,
     }
 
     def __init__(self, settings: Settings, n_layers: int, tell: Callable[[str, float], None]):
@@ -167,7 +167,7 @@ class Calibration:
         ]
         sensitivities, special = self._sweep(structure, moments, windows)
         profile = self._profile(fingerprint, structure, moments, fitted, sensitivities, special)
-        findings = self._check(profile, windows, fitted)
+        findings = self._check(profile, moments, windows, fitted)
         self._work.end()
         layers = tuple(
             replace(layer, sensitivity=layer.sensitivity * findings.factor)
@@ -308,21 +308,19 @@ class Calibration:
         ]
         return Profile(fingerprint, self._settings.group_size, tuple(layers), tuple(special), {})
 
-    def _check(self, profile: Profile, windows: Sequence[Window], fitted: Fit) -> Findings:
+    def _check(
+        self, profile: Profile, moments: SecondPass, windows: Sequence[Window], fitted: Fit
+    ) -> Findings:
         progress = self._work.stage("check")
-        together = Together(self._tapped, profile)
-        damages = {}
-        for fill in (Fill.ZERO, Fill.SKETCH):
-            measured = predicted = 0.0
+        together = Together(self._tapped, profile, [layer.grouped for layer in moments.layers])
+        damages = {Fill.ZERO: Damage(), Fill.SKETCH: Damage()}
+        for fill in damages:
             for i, window in enumerate(windows):
                 rng = np.random.default_rng([SEED, 5, i])
-                damage = together.damage(window, fill, rng)
-                measured += damage.measured
-                predicted += damage.predicted
+                damages[fill] += together.damage(window, fill, rng)
                 progress(len(window.tokens))
-            damages[fill] = Damage(measured, predicted)
         zero, sketch = damages[Fill.ZERO], damages[Fill.SKETCH]
-        factor = sketch.measured / sketch.predicted if sketch.predicted > 0 else 1.0
+        factor = sketch.measured / sketch.expected if sketch.expected > 0 else 1.0
         factor = min(max(factor, FACTOR_BOUNDS[0]), FACTOR_BOUNDS[1])
         return Findings(float(fitted.spearman.mean()), zero, sketch, factor)
 

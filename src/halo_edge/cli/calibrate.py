@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -140,10 +141,7 @@ def _figures(profile: Profile, findings: Findings) -> dict[str, object]:
         "spearman": findings.spearman,
         "repaired": findings.repaired,
         "factor": findings.factor,
-        "nats_measured_and_predicted": {
-            "zero fill": [findings.zero.measured, findings.zero.predicted],
-            "sketch fill": [findings.sketch.measured, findings.sketch.predicted],
-        },
+        "damage": {"zero fill": asdict(findings.zero), "sketch fill": asdict(findings.sketch)},
         "layers": [
             {
                 "sensitivity": layer.sensitivity,
