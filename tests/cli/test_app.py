@@ -336,7 +336,7 @@ def test_a_worker_of_another_version(halo: Halo) -> None:
     try:
         info = messages.WorkerInfo(
             control_version=messages.CONTROL_VERSION + 1, version="9.9", worker="w9", host="pi",
-            addresses=["127.0.0.1"], port=1, cores=1, threads=1, memory_bytes=1, busy=False,
+            addresses=["127.0.0.1"], port=1, cores=1, threads=1, memory_bytes=1, session="",
         )  # fmt: skip
         key = worker_key("here", "w9")
         session.declare_queryable(

@@ -67,7 +67,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[dict[DeviceId, NDArray[np.f
         found.append(fetch_fills(*arguments))
         return found[-1]
 
-    monkeypatch.setattr("halo_edge.cluster.root.fetch_fills", fetch)
+    monkeypatch.setattr("halo_edge.cluster.epochs.fetch_fills", fetch)
     return found
 
 
@@ -93,22 +93,23 @@ def test_fills_and_neurons_are_those_of_the_placed_profile(
     shares = {"placement": Placement.RANDOM, "split": [2, 1, 1]}
     with two_workers(f32_model, profile, **shares) as session:
         assert session.cluster is not None
-        holdings = session.cluster.holdings
+        packing, plan = session.cluster.packing, session.cluster.plan
+    neurons = [packing.partition.neuron_range(share) for share in plan.shares]
     shuffled = placed(profile, Placement.RANDOM)
-    assert holdings.profile is not None
-    assert holdings.neurons == {0: range(256), 1: range(256, 384), 2: range(384, 512)}
-    for found, of in zip(holdings.profile.layers, shuffled.layers, strict=True):
+    assert packing.profile is not None
+    assert neurons == [range(256), range(256, 384), range(384, 512)]
+    for found, of in zip(packing.profile.layers, shuffled.layers, strict=True):
         np.testing.assert_array_equal(found.permutation, of.permutation)
     source = FfnSource(GgufFile.open(f32_model), [of.permutation for of in shuffled.layers])
     (fills,) = fetched
     assert set(fills) == {1, 2}
     for device, fill in fills.items():
         assert fill.shape == (3, 128, 5)
-        neurons = holdings.neurons[device]
+        held = neurons[device]
         for layer, of in enumerate(shuffled.layers):
-            down = source.cut(layer, neurons).down
+            down = source.cut(layer, held).down
             matrix = dequantize(down.bytes_2d(), GGMLQuantizationType(down.ggml_type))
-            exact = matrix @ of.regression[neurons.start : neurons.stop]
+            exact = matrix @ of.regression[held.start : held.stop]
             np.testing.assert_allclose(fill[layer], exact, rtol=2e-3, atol=2e-3 * exact.std())
 
 

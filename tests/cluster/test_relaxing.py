@@ -15,7 +15,7 @@ from halo_edge.compute.wire import WireCodec, WireFormat
 from halo_edge.groups.profile import LayerProfile, Profile, SpecialPosition
 from halo_edge.groups.sketch import Sketch
 from halo_edge.groups.surrogate import Fill
-from halo_edge.sync.budget import SequenceKey
+from halo_edge.sync.budget import Budget, SequenceKey
 from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.root import Overdue, RootRounds
@@ -83,7 +83,9 @@ class Round:
         shares = [range(0, 1), range(1, 2), range(2, 3)]
         relaxable = Relaxable(profile(special), shares, self.weights, self.sketch, inputs, CODEC)
         self.filled = Filled()
-        self.relaxing: Relaxing = relaxable.relaxing(options, self.filled)
+        self.relaxing: Relaxing = relaxable.relaxing(
+            options, Budget(options.kl_budget), self.filled
+        )
         self.rounds = RootRounds(
             bytes(32), LAYOUT, WORKERS, epoch=0, recovery=Recovery(), stall_timeout_s=10.0
         )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from halo_edge.cluster.epoch import Epoch
+from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.engine.trace import Activity, Recorder, spans_of
+from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.statistics import Statistics
 
 A = Activity
@@ -50,6 +53,12 @@ class Slow:
             return None
         return self._waiting.pop() if self._waiting else None
 
+    @property
+    def away(self) -> frozenset[DeviceId]:
+        return frozenset()
+
+    def retune(self, **_: object) -> None: ...
+
     def deadline(self) -> None:
         return None
 
@@ -65,7 +74,8 @@ def test_each_part_of_a_round_under_its_name() -> None:
     recorder = Recorder(100, lambda: slow.now)
     recorder.begin_step(1)
     recorder.layer = 4
-    gather = RoundsFfn(slow, slow, slow, slow, slow, slow, {}, lambda: None, recorder, slow, None)
+    epoch = Epoch(slow, {}, slow, slow, slow, None)
+    gather = RoundsFfn(epoch, RelaxOptions(), slow, slow, slow, lambda: None, recorder)
     gather.ffn(4, 1)
     spans = spans_of(recorder.data())
     assert [(s["activity"], s["end"] - s["begin"]) for s in spans] == [

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from halo_edge.cluster.holdings import Holdings
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.root import RoundsOptions
@@ -53,8 +54,14 @@ def logits(session: Session, prompt: list[int]) -> NDArray[np.float32]:
 
 
 @contextmanager
-def cluster(model: Path, workers: int, rounds: RoundsOptions = F16) -> Iterator[Session]:
-    with open_session(SessionOptions(model, 1, 512, workers, None, rounds)) as session:
+def cluster(
+    model: Path,
+    workers: int,
+    rounds: RoundsOptions = F16,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[Session]:
+    options = SessionOptions(model, 1, 512, workers, None, rounds)
+    with open_session(options, progress) as session:
         yield session
 
 
@@ -115,20 +122,16 @@ def test_a_second_start_transfers_nothing(
 ) -> None:
     monkeypatch.setenv("HALO_EDGE_CACHE", str(tmp_path))
     rounds = RoundsOptions(shards=tmp_path / "of the root")  # or they would find everything there
-    transferred = []
-    for _ in range(2):
-        with cluster(tiny_model, 3, rounds) as session:
-            assert session.cluster is not None
-            transferred.append([(r.fetched_bytes, r.cached_bytes) for r in session.cluster.replies])
-    first, second = transferred
-    assert all(fetched > 0 and cached == 0 for fetched, cached in first)
-    assert [(0, fetched) for fetched, _ in first] == second
-    shards = sorted((tmp_path / "shards").iterdir())
+    sent: list[int] = []
+    with cluster(tiny_model, 3, rounds, sent.append):
+        shards = sorted((tmp_path / "shards").iterdir())
+        assert sum(sent) == sum(shard.stat().st_size for shard in shards) > 0
+    sent.clear()
+    with cluster(tiny_model, 3, rounds, sent.append):
+        assert not sent
     shards[0].write_bytes(shards[0].read_bytes()[::-1])  # damaged on disk
-    with cluster(tiny_model, 3, rounds) as session:
-        assert session.cluster is not None
-        fetched = sum(reply.fetched_bytes for reply in session.cluster.replies)
-    assert fetched == shards[0].stat().st_size
+    with cluster(tiny_model, 3, rounds, sent.append):
+        assert sum(sent) == shards[0].stat().st_size
 
 
 def test_foreign_datagrams_change_nothing(tiny_model: Path) -> None:
@@ -212,8 +215,11 @@ def test_a_worker_stays_within_its_share_and_60_mb(demo_model: Path) -> None:
     with open_session(SessionOptions(demo_model, 1, 512, 3)) as session:
         logits(session, PROMPT)
         assert session.cluster is not None
-        for pid, reply in zip(session.local_pids, session.cluster.replies, strict=True):
-            share = reply.fetched_bytes + reply.cached_bytes
+        packing, plan = session.cluster.packing, session.cluster.plan
+        shards = Holdings(packing, plan).shards()
+        for pid, device in zip(session.local_pids, session.cluster.workers, strict=True):
+            held = [shard.sha256 for shard in shards[device] if shard is not None]
+            share = sum(packing.store.packed(sha256).nbytes for sha256 in held)
             assert share > 10e6
             peak_kib = next(
                 int(line.split()[1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from halo_edge.sync.ids import ROOT, DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.root import RootRounds
+from halo_edge.sync.statistics import Statistics
 from halo_edge.sync.timing import Recovery
 from halo_edge.sync.worker import WorkerRounds
 
@@ -78,18 +79,9 @@ class Cluster:
         self.random = random.Random(self.seed)
         self.now = 100.0
         self.devices = [DeviceId(n) for n in range(1, self.n_workers + 1)]
-        self.root = RootRounds(
-            KEY,
-            self.layout,
-            self.devices,
-            epoch=EPOCH,
-            recovery=self.recovery,
-            stall_timeout_s=self.stall_timeout_s,
-        )
-        self.workers = {
-            device: WorkerRounds(KEY, self.layout, device, epoch=EPOCH, recovery=self.recovery)
-            for device in self.devices
-        }
+        self.epoch = EPOCH
+        self.root = self._root(Statistics())
+        self.workers = self._workers()
         self.dead: set[DeviceId] = set()
         self.stopped: dict[DeviceId, float] = {}  # until then, as by SIGSTOP
         self.round_id = RoundId(-1, 0)
@@ -105,6 +97,15 @@ class Cluster:
         self._events: list[tuple[float, int, int, DeviceId, bytes | None]] = []
         self._serial = 0
         self._x: dict[RoundId, bytes] = {}
+
+    def begin_epoch(self) -> None:
+        """The next one, of the same devices. What the last one sent is still under way."""
+        self.epoch += 1
+        root, workers = self.root, self.workers
+        self.root, self.workers = self._root(root.statistics), self._workers()
+        self.root.follow(root)
+        for device, worker in self.workers.items():
+            worker.follow(workers[device])
 
     def run(self, round_id: RoundId, tokens: int) -> float:
         """Runs a round to its end and checks what everybody got. The seconds it took."""
@@ -122,6 +123,23 @@ class Cluster:
                 assert self.computed.count((device, round_id)) == 1, f"seed {self.seed}: {device}"
         assert len(set(self.computed)) == len(self.computed), f"seed {self.seed}"
         return self.now - began
+
+    def _root(self, statistics: Statistics) -> RootRounds:
+        return RootRounds(
+            KEY,
+            self.layout,
+            self.devices,
+            epoch=self.epoch,
+            recovery=self.recovery,
+            stall_timeout_s=self.stall_timeout_s,
+            statistics=statistics,
+        )
+
+    def _workers(self) -> dict[DeviceId, WorkerRounds]:
+        return {
+            device: WorkerRounds(KEY, self.layout, device, epoch=self.epoch, recovery=self.recovery)
+            for device in self.devices
+        }
 
     def partial_of(self, device: DeviceId) -> bytes:
         """What the worker answers the round in progress with."""

@@ -14,6 +14,7 @@ from halo_edge.sync.datagram import (
     Message,
     Want,
     age_of,
+    epoch_of,
     stamp_of,
 )
 from halo_edge.sync.ids import DeviceId, RoundKind
@@ -105,6 +106,13 @@ def test_a_byte_says_how_often_chunks_travel_or_nothing(byte: int) -> None:
         assert not all(1 <= nibble <= K_MOST_COPIES for nibble in (byte >> 4, byte & 15))
     else:
         assert copies.encode() == byte and min(copies) > 0 and max(copies) <= K_MOST_COPIES
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 65535])
+def test_a_datagram_says_its_epoch(epoch: int) -> None:
+    datagram = Sealer(bytes(32), DeviceId(1), epoch).seal(bytes(BODY.size))
+    assert epoch_of(datagram) == epoch
+    assert epoch_of(datagram[:-1]) is None
 
 
 @given(st.floats(0, 1e7), st.floats(0, 4000))

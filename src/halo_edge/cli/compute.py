@@ -30,7 +30,7 @@ def compute_session(options: ComputeOptions, context: int | None) -> Iterator[Se
             profile = chosen_profile(options.profile, model)
         session_options = options.session(model, context, profile)
         with byte_progress("sending shards") as progress:
-            session = stack.enter_context(open_session(session_options, _summed(progress)))
+            session = stack.enter_context(open_session(session_options, _summed(progress), _note))
         if options.several_devices and profile is None and options.profile is None:
             hint(model)
         if options.impair:
@@ -71,6 +71,10 @@ def _write(timeline: Timeline, file: TextIO) -> None:
                 markup=False,
                 soft_wrap=True,
             )
+
+
+def _note(line: str) -> None:
+    notes.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 def _summed(progress: Callable[[int, int | None], None]) -> Callable[[int], None]:

@@ -176,7 +176,7 @@ class ComputeOptions(RelaxingOptions):
             "--stall-timeout",
             min=0.1,
             rich_help_panel=_CLUSTER,
-            help="Seconds of silence after which a worker counts as gone.",
+            help="How long a worker that never answered yet is waited for, in seconds.",
         ),
     ] = DEFAULT_STALL_TIMEOUT_S
     trace: Annotated[

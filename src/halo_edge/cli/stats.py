@@ -9,6 +9,7 @@ from rich.table import Table
 
 from halo_edge.cluster.relaxation import Spent
 from halo_edge.cluster.root import Cluster
+from halo_edge.sync.peer import LinkReport
 
 # To the device, and from it.
 _LINK: Final = ("RTT, ms", "answer, ms", "lost, %", "copies")
@@ -29,18 +30,26 @@ def device_table(cluster: Cluster, spent: Spent) -> Table:
     table = _table("device", "filled", "taken over", "away", *_LINK)
     links = cluster.link_reports()
     for device, worker in cluster.workers.items():
-        link = links[device]
         table.add_row(
             worker.worker,
             str(spent.filled_by_device.get(device, 0)),
             str(spent.taken_over_by_device.get(device, 0)),
             str(spent.away.get(device, 0)),
-            _ms(link.srtt_s),
-            _ms(link.answer_s),
-            f"{link.loss_to * 100:.1f}/{link.loss_from * 100:.1f}",
-            f"{link.copies_to}/{link.copies_from}",
+            *_link(links.get(device)),
         )
     return table
+
+
+def _link(link: LinkReport | None) -> list[str]:
+    """None: of a worker that is in the plan no more."""
+    if link is None:
+        return ["-" for _ in _LINK]
+    return [
+        _ms(link.srtt_s),
+        _ms(link.answer_s),
+        f"{link.loss_to * 100:.1f}/{link.loss_from * 100:.1f}",
+        f"{link.copies_to}/{link.copies_from}",
+    ]
 
 
 def layer_table(spent: Spent) -> Table:

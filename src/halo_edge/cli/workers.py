@@ -116,7 +116,8 @@ def devices(
 
 
 def _fields(worker: WorkerInfo) -> dict[str, object]:
-    return {name: getattr(worker, name) for name in worker.__struct_fields__}
+    fields = {name: getattr(worker, name) for name in worker.__struct_fields__}
+    return {**fields, "busy": bool(fields.pop("session"))}
 
 
 def _row(worker: WorkerInfo) -> tuple[str, ...]:
@@ -127,5 +128,5 @@ def _row(worker: WorkerInfo) -> tuple[str, ...]:
         f"{worker.threads} of {worker.cores} cores",
         f"{worker.memory_bytes / (1 << 30):.1f} GiB",
         worker.version,
-        "busy" if worker.busy else "free",
+        "busy" if worker.session else "free",
     )

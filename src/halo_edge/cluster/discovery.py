@@ -56,7 +56,7 @@ def find_workers(
         time.sleep(POLL_S)
     if not keys or (expected is not None and len(keys) < expected):
         raise HaloError(_too_few(session, cluster, len(keys), expected, timeout_s))
-    return [_describe(session, key) for key in keys]
+    return [describe(session, key) for key in keys]
 
 
 def check_usable(worker: WorkerInfo) -> None:
@@ -66,14 +66,15 @@ def check_usable(worker: WorkerInfo) -> None:
             f"worker {worker.worker} on {worker.host} runs HALO Edge {worker.version}, which "
             f"this root ({__version__}) cannot talk to; install the same version on both"
         )
-    if worker.busy:
+    if worker.session:
         raise HaloError(
             f"worker {worker.worker} on {worker.host} is busy with another root's session; "
             f"wait for it to end"
         )
 
 
-def _describe(session: zenoh.Session, key: str) -> WorkerInfo:
+def describe(session: zenoh.Session, key: str) -> WorkerInfo:
+    """How the worker with that key presents itself. Raises `HaloError` if it does not answer."""
     return decode(control.ask(session, f"{key}/info", b"", ASK_TIMEOUT_S), WorkerInfo, key)
 
 

@@ -18,7 +18,7 @@ from halo_edge.errors import HaloError
 
 # Raised when a change makes roots and workers of different versions misunderstand each other, here
 # or in the datagrams.
-CONTROL_VERSION: Final = 2
+CONTROL_VERSION: Final = 3
 # What a worker records, 4 spans a round: some 270 tokens of a model of 30 layers. 1.3 MB.
 WORKER_SPANS: Final = 1 << 15
 
@@ -51,7 +51,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     cores: Count
     threads: Count
     memory_bytes: Count
-    busy: bool
+    session: Text  # of the root that it serves; empty: of none
 
 
 class LayerShard(Struct, frozen=True):
@@ -95,11 +95,9 @@ class Assignment(Struct, frozen=True, kw_only=True):
 
 
 class AssignmentReply(Struct, frozen=True):
-    """`error` is empty when the worker is ready. Bytes of shards it fetched and had on disk."""
+    """`error` is empty when the worker is ready."""
 
     error: Text = ""
-    fetched_bytes: Count = 0
-    cached_bytes: Count = 0
 
 
 class ShardPiece(Struct, frozen=True):

@@ -60,6 +60,7 @@ class Relaxing:
     def __init__(
         self,
         options: RelaxOptions,
+        budget: Budget,
         inputs: StepInputs,
         sketch: Sketch,
         damage: DamageModel,
@@ -75,7 +76,7 @@ class Relaxing:
         self._surrogates = surrogates
         self._learner = learner
         self._codec = codec
-        self.budget = Budget(options.kl_budget)
+        self.budget = budget
         self._choice = choice_of(options, self.budget)
         self._values: Floats = np.zeros((sketch.max_tokens, codec.width), np.float32)
         self._encoder = codec.encoder(self._values)
@@ -204,7 +205,7 @@ class Relaxable:
     inputs: StepInputs
     codec: WireCodec
 
-    def relaxing(self, options: RelaxOptions, filled: Filled) -> Relaxing:
+    def relaxing(self, options: RelaxOptions, budget: Budget, filled: Filled) -> Relaxing:
         """Afresh from the profile: what was learned before is not used."""
         damage = DamageModel(self.profile, self.shares, options.fill)
         surrogates: dict[int, Surrogate] = {
@@ -215,5 +216,13 @@ class Relaxable:
         if options.learning:
             learner = Learner(self.profile, surrogates, damage, self.sketch.extension)
         return Relaxing(
-            options, self.inputs, self.sketch, damage, surrogates, learner, self.codec, filled
+            options,
+            budget,
+            self.inputs,
+            self.sketch,
+            damage,
+            surrogates,
+            learner,
+            self.codec,
+            filled,
         )

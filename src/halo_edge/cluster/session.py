@@ -57,9 +57,12 @@ class Session:
 
 @contextmanager
 def open_session(
-    options: SessionOptions, progress: Callable[[int], None] = lambda _: None
+    options: SessionOptions,
+    progress: Callable[[int], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Session]:
-    """`progress` is told the bytes of each shard sent to a worker.
+    """`progress` is told the bytes of each shard sent to a worker, `tell` a line for the user when
+    there is a new plan.
 
     Raises `HaloError` for anything that keeps the model or the workers from being used.
     """
@@ -93,7 +96,7 @@ def open_session(
             yield Session(model, model.local_ffn())
             return
         cluster = stack.enter_context(
-            Cluster(control, name, found, model.gguf, model.params, options.rounds, progress)
+            Cluster(control, name, found, model.gguf, model.params, options.rounds, progress, tell)
         )
         forward = model.forward
         gather = cluster.gather(model.runtime, forward.activations, forward.inputs, options.tracer)

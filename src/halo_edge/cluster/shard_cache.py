@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -110,7 +111,7 @@ class ShardCache:
     def _unfinished(self, sha256: str) -> Iterator[Path]:
         """To be written and renamed, so that others see all of it or nothing."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        unfinished = self.directory / f".{sha256}.{os.getpid()}"
+        unfinished = self.directory / f".{sha256}.{os.getpid()}.{threading.get_native_id()}"
         try:
             yield unfinished
         except BaseException:

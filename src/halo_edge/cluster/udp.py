@@ -68,6 +68,14 @@ class UdpRootLink:
         except OSError:  # nothing there, or an ICMP error of an earlier send
             return None
 
+    def reach(self, device: DeviceId, address: tuple[str, int]) -> None:
+        """From now on the worker receives there. Any thread may say so."""
+        self._addresses[device] = address
+
+    def reaches(self, local_address: str) -> bool:
+        """Whether what comes in at that address of this machine is received."""
+        return self._socket.getsockname()[0] in ("0.0.0.0", local_address)
+
     def wait(self, timeout_s: float) -> None:
         select.select((self._socket,), (), (), timeout_s)
 

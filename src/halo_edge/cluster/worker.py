@@ -1,7 +1,7 @@
 """A worker: waits for an assignment, then answers rounds until its root is gone.
 
-One thread does everything (receive, compute, send), so a round costs no hand-over; Zenoh's own
-threads only bring events.
+One thread does all of a round (receive, compute, send), so that it costs no hand-over. Zenoh's own
+threads only bring events, and another loads what the next epoch takes.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ import os
 import re
 import select
 import socket
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from halo_edge import __version__
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import own_addresses
 from halo_edge.cluster.code_pages import drop_code_pages
-from halo_edge.cluster.fill_compute import HeldFill
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
-    WORKER_SPANS,
     Assignment,
     AssignmentReply,
     FillPiece,
@@ -32,24 +29,10 @@ from halo_edge.cluster.messages import (
     WorkerInfo,
 )
 from halo_edge.cluster.shard_cache import ShardCache
-from halo_edge.cluster.worker_control import Assigned, RootGone, WorkerControl
-from halo_edge.cluster.worker_shards import load_fill, load_shards
-from halo_edge.compute.ffn import FfnGraphs, FfnWeights
-from halo_edge.compute.runtime import Runtime
-from halo_edge.compute.wire import WireCodec
-from halo_edge.engine.trace import Activity, Recorder, Tracer
+from halo_edge.cluster.worker_control import Assigned, Loaded, RootGone, WorkerControl
+from halo_edge.cluster.worker_part import WorkerPart, load_part
+from halo_edge.cluster.worker_session import Session
 from halo_edge.errors import HaloError
-from halo_edge.sync.ids import DeviceId
-from halo_edge.sync.layout import RoundLayout
-from halo_edge.sync.timing import Recovery
-from halo_edge.sync.worker import WorkerRounds
-
-# Assigned, but the root does not begin: look after the control plane now and then.
-IDLE_WAIT_S: Final = 1.0
-
-_RECEIVE_X: Final = Activity.RECEIVE_X
-_FFN: Final = Activity.FFN
-_SEND_PARTIAL: Final = Activity.SEND_PARTIAL
 
 
 @dataclass(frozen=True)
@@ -82,6 +65,7 @@ class Worker:
             raise
         self.id = options.name or _unique_name()
         self._session: Session | None = None
+        self._loading: threading.Thread | None = None
         try:
             opened = control.open_control(options.control)
             self._control = WorkerControl(
@@ -94,6 +78,7 @@ class Worker:
         drop_code_pages()
 
     def describe(self) -> WorkerInfo:
+        session = self._session
         pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
         return WorkerInfo(
             control_version=CONTROL_VERSION,
@@ -105,7 +90,7 @@ class Worker:
             cores=os.cpu_count() or 1,
             threads=self._options.threads,
             memory_bytes=pages * page_bytes,
-            busy=self._session is not None,
+            session=session.id if session is not None else "",
         )
 
     def trace(self) -> TraceReply:
@@ -118,7 +103,7 @@ class Worker:
         session = self._session
         if session is None or session.id != wanted.session:
             raise HaloError("this worker has another root by now")
-        return session.fill.piece(wanted.start, wanted.stop)
+        return session.fill_piece(wanted.start, wanted.stop)
 
     def run(self) -> None:
         """Serve one root after another, until KeyboardInterrupt or SystemExit."""
@@ -136,161 +121,91 @@ class Worker:
             self._udp.close()
             self._tcp.close()
 
-    def _handle(self, event: Assigned | RootGone) -> None:
+    def _handle(self, event: Assigned | Loaded | RootGone) -> None:
         current = self._session
         if isinstance(event, RootGone):
             if current is not None and current.id == event.session:
                 self._end_session()
                 self._tell("the root is gone; waiting for another")
-            return
-        assignment = event.assignment
-        if current is not None and current.id != assignment.session:
+        elif isinstance(event, Loaded):
+            self._go_on(event)
+        elif current is None:
+            self._begin_session(event)
+        elif current.id != event.assignment.session:
             error = f"worker {self.id} is busy with another root's session"
             event.reply(AssignmentReply(error=error))
-            return
+        else:
+            self._load_next(current, event)
+
+    def _begin_session(self, event: Assigned) -> None:
+        """With nobody waiting: load in this thread."""
+        assignment = event.assignment
+        link: WorkerLink
         try:
-            self._end_session()
-            event.reply(self._begin_session(assignment))
+            part = self._load(assignment)
+            root = (assignment.root_address, assignment.root_port)
+            if assignment.transport is Transport.UDP:
+                link = udp.UdpWorkerLink(self._udp, root)
+            else:
+                link = tcp.TcpWorkerLink(self._tcp, assignment.root_address)
         except (HaloError, ValueError) as error:
             event.reply(AssignmentReply(error=f"worker {self.id}: {error}"))
             self._tell(str(error))
-
-    def _begin_session(self, assignment: Assignment) -> AssignmentReply:
-        fetched, cached = self._cache.fetched_bytes, self._cache.cached_bytes
-        fetch, runtime = self._control.fetch_shard, Runtime(self._options.threads)
-        weights = load_shards(assignment, self._cache, fetch)
-        fill = load_fill(assignment, weights, runtime, self._cache, fetch)
-        root = (assignment.root_address, assignment.root_port)
-        link: WorkerLink
-        if assignment.transport is Transport.UDP:
-            link = udp.UdpWorkerLink(self._udp, root)
-        else:
-            link = tcp.TcpWorkerLink(self._tcp, assignment.root_address)
-        self._session = Session(assignment, weights, link, runtime, fill)
+            return
+        self._session = Session(assignment.session, part, link, trace=assignment.trace)
         self._control.watch_root(assignment.session)
         drop_code_pages()
-        reply = AssignmentReply(
-            fetched_bytes=self._cache.fetched_bytes - fetched,
-            cached_bytes=self._cache.cached_bytes - cached,
-        )
+        event.reply(AssignmentReply())
+
+    def _load_next(self, session: Session, event: Assigned) -> None:
+        """While rounds of the epoch before go on."""
+        assignment = event.assignment
+        error = ""
+        if self._loading is not None:
+            error = f"worker {self.id} still loads what another plan wanted"
+        elif assignment.epoch <= session.newest_epoch:
+            error = f"worker {self.id} is past epoch {assignment.epoch} already"
+        if error:
+            event.reply(AssignmentReply(error=error))
+            return
+
+        def load() -> None:
+            try:
+                loaded = Loaded(event, self._load(assignment))
+            except (HaloError, ValueError) as error:
+                loaded = Loaded(event, None, f"worker {self.id}: {error}")
+            self._control.put(loaded)
+
+        self._loading = threading.Thread(target=load, name="load", daemon=True)
+        self._loading.start()
+
+    def _go_on(self, loaded: Loaded) -> None:
+        self._loading = None
+        session, error = self._session, loaded.error
+        if session is None or session.id != loaded.asked.assignment.session:
+            error = f"worker {self.id} has another root by now"
+        elif loaded.part is not None:
+            session.be_ready_for(loaded.part)
+        else:
+            self._tell(error)
+        loaded.asked.reply(AssignmentReply(error))
+
+    def _load(self, assignment: Assignment) -> WorkerPart:
+        cache = self._cache
+        fetched, cached = cache.fetched_bytes, cache.cached_bytes
+        part = load_part(assignment, cache, self._control.fetch_shard, self._options.threads)
         self._tell(
             f"assigned {sum(s is not None for s in assignment.shards)} layers' shards: "
-            f"{reply.fetched_bytes / 1e6:.1f} MB fetched, "
-            f"{reply.cached_bytes / 1e6:.1f} MB on disk already"
+            f"{(cache.fetched_bytes - fetched) / 1e6:.1f} MB fetched, "
+            f"{(cache.cached_bytes - cached) / 1e6:.1f} MB on disk already"
         )
-        return reply
+        return part
 
     def _end_session(self) -> None:
         if self._session is not None:
             self._control.unwatch()
             self._session.close()
             self._session = None
-
-
-class Session:
-    """A worker's part in one root's session: rounds in, partials out."""
-
-    def __init__(
-        self,
-        assignment: Assignment,
-        weights: list[FfnWeights | None],
-        link: WorkerLink,
-        runtime: Runtime,
-        fill: HeldFill,
-    ) -> None:
-        x_codec = WireCodec(assignment.x_wire, assignment.width)
-        partial_codec = WireCodec(assignment.partial_wire, assignment.width)
-        layout = RoundLayout(
-            n_layers=len(assignment.shards),
-            max_tokens=assignment.max_tokens,
-            x_row_bytes=x_codec.row_bytes,
-            x_block_bytes=x_codec.block_bytes,
-            partial_row_bytes=partial_codec.row_bytes,
-            partial_block_bytes=partial_codec.block_bytes,
-            max_payload=assignment.max_payload,
-            window=assignment.window,
-        )
-        self.id = assignment.session
-        self.fill = fill
-        self._tracer = Recorder(WORKER_SPANS) if assignment.trace else Tracer()
-        self._begun_ns = 0
-        self._link = link
-        self._rounds = WorkerRounds(
-            assignment.key,
-            layout,
-            DeviceId(assignment.device),
-            epoch=assignment.epoch,
-            recovery=Recovery(reliable=assignment.transport is Transport.TCP),
-        )
-        self._partial_row_bytes = partial_codec.row_bytes
-        self._partial = memoryview(bytearray(layout.max_tokens * partial_codec.row_bytes))
-        self._partial_rows = partial_codec.rows(self._partial)
-        x = x_codec.rows(self._rounds.x_memory)
-        self._graphs = FfnGraphs(runtime, weights, x, self._partial_rows)
-        self._graphs.prepare()
-
-    def serve(self, wake_fd: int) -> None:
-        """Answer rounds until `wake_fd` becomes readable."""
-        rounds, link = self._rounds, self._link
-        tracer, counted = self._tracer, self._rounds.statistics
-        sources = (link.fileno(), wake_fd)
-        seen = counted.rounds
-        while True:
-            deadline = rounds.deadline()
-            now = time.monotonic()
-            wait_s = IDLE_WAIT_S if deadline is None else max(0.0, deadline - now)
-            if rounds.ready() is not None:  # its x came while the round before was computed
-                wait_s = 0.0
-            # Exact to the microsecond, where poll and epoll count milliseconds.
-            if wake_fd in select.select(sources, (), (), wait_s)[0]:
-                return
-            woken_ns = tracer.now()
-            # All that has come, and only then to work: after a pause there is a backlog of
-            # rounds, of which only the newest is not over.
-            now = self._drain()
-            request = rounds.ready()
-            if counted.rounds != seen:  # the first of a round's x
-                self._begun_ns, seen = woken_ns, counted.rounds
-            if request is not None:
-                tracer.step, tracer.layer, _ = request.id
-                tracer.tokens = request.tokens
-                tracer.start(self._begun_ns)
-                tracer.begin_round()
-                tracer.lap(_RECEIVE_X)
-                answer = self._compute(request.id.layer, request.tokens)
-                tracer.lap(_FFN)
-                now = self._drain()  # before the answer: see WorkerRounds.answer
-                rounds.answer(request.id, answer, now)
-            for datagram in rounds.datagrams(now):
-                link.send(datagram)
-            if request is not None:
-                tracer.lap(_SEND_PARTIAL)
-                tracer.end_round(
-                    counted.wants_sent,
-                    counted.retransmissions,
-                    counted.bytes_sent + counted.bytes_received,
-                )
-
-    def trace(self) -> TraceReply:
-        """What was recorded. Any thread may ask."""
-        return TraceReply(self.id, self._tracer.data(), self._tracer.dropped)
-
-    def close(self) -> None:
-        self._link.close()
-
-    def _drain(self) -> float:
-        """Take in everything that has come; the time."""
-        rounds, receive = self._rounds, self._link.receive
-        now = time.monotonic()
-        while (datagram := receive()) is not None:
-            rounds.receive(datagram, now)
-        return now
-
-    def _compute(self, layer: int, tokens: int) -> memoryview:
-        """The encoded partial of the round whose x has come."""
-        if not self._graphs.run(layer, tokens):
-            self._partial_rows.clear(tokens)
-        return self._partial[: tokens * self._partial_row_bytes]
 
 
 def _unique_name() -> str:

@@ -29,6 +29,7 @@ from halo_edge.cluster.messages import (
     decode,
     encode,
 )
+from halo_edge.cluster.worker_part import WorkerPart
 from halo_edge.errors import HaloError
 
 # For a piece of a shard: a megabyte, of a root that serves many workers over a slow link.
@@ -46,10 +47,22 @@ class Assigned:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """What was `asked` for is there, or could not be had: `part` is None, and `error` says why."""
+
+    asked: Assigned
+    part: WorkerPart | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class RootGone:
     """The root of `session` is no longer alive."""
 
     session: str
+
+
+Event = Assigned | Loaded | RootGone
 
 
 class WorkerControl:
@@ -70,7 +83,7 @@ class WorkerControl:
         self._describe = describe
         self._trace = trace
         self._fill = fill
-        self._events: queue.SimpleQueue[Assigned | RootGone] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.wake_fd, self._wake = os.pipe()
         os.set_blocking(self.wake_fd, False)
         os.set_blocking(self._wake, False)
@@ -85,7 +98,7 @@ class WorkerControl:
             session.liveliness().declare_token(key),
         )
 
-    def next_event(self) -> Assigned | RootGone | None:
+    def next_event(self) -> Event | None:
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_fd, 64)
         with contextlib.suppress(queue.Empty):
@@ -99,11 +112,11 @@ class WorkerControl:
 
         def on_change(sample: zenoh.Sample) -> None:
             if sample.kind == zenoh.SampleKind.DELETE:
-                self._put(RootGone(session))
+                self.put(RootGone(session))
 
         self._watch = self._session.liveliness().declare_subscriber(key, on_change)
         if not control.alive(self._session, key):
-            self._put(RootGone(session))
+            self.put(RootGone(session))
 
     def unwatch(self) -> None:
         if self._watch is not None:
@@ -121,7 +134,8 @@ class WorkerControl:
         os.close(self.wake_fd)
         os.close(self._wake)
 
-    def _put(self, event: Assigned | RootGone) -> None:
+    def put(self, event: Event) -> None:
+        """Any thread may."""
         self._events.put(event)
         # A full pipe wakes as well; a closed one means that the worker is ending.
         with contextlib.suppress(OSError):
@@ -166,4 +180,4 @@ class WorkerControl:
         except HaloError as error:
             reply(AssignmentReply(error=str(error)))
             return
-        self._put(Assigned(assignment, reply))
+        self.put(Assigned(assignment, reply))

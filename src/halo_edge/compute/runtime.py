@@ -113,6 +113,11 @@ class Runtime:
         must not run at the same time."""
         return Runtime(self.threads, repack=False, shared=self._threads)
 
+    def for_other_weights(self) -> Runtime:
+        """Another with the same threads, whose repacked weights go when it goes. The graphs of both
+        must not run at the same time."""
+        return Runtime(self.threads, shared=self._threads)
+
     def work_buffer(self, size: int) -> NDArray[np.uint8]:
         """A scratch buffer of at least `size` bytes; graphs run one at a time, so they share it.
 

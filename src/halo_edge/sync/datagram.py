@@ -29,7 +29,6 @@ MAX_PLAIN: Final = 65_507 - OVERHEAD
 COUNTER_BITS: Final = 48
 COUNTER_MASK: Final = (1 << COUNTER_BITS) - 1
 
-
 K_MOST_COPIES: Final = 8
 """Whatever is asked for, a chunk travels no more often: what eight copies do not bring is an
 outage."""
@@ -100,3 +99,11 @@ def stamp_of(now: float) -> int:
 def age_of(stamp: int, now: float) -> float:
     """Seconds since `stamp` was made, by the clock that made it; modulo 71 minutes."""
     return ((stamp_of(now) - stamp) & 0xFFFF_FFFF) / 1e6
+
+
+def epoch_of(datagram: bytes | bytearray | memoryview) -> int | None:
+    """The epoch that a datagram says it is of, be that true or not; None for what is too short."""
+    if len(datagram) < OVERHEAD:
+        return None
+    number: int = HEADER.unpack_from(datagram)[3]
+    return number >> COUNTER_BITS

@@ -137,6 +137,14 @@ class Peer:
         """The last of what `heard_of_link` was told."""
         self._unanswered: deque[_Unanswered] = deque(maxlen=K_LATE_ROUNDS)
 
+    def follow(self, previous: Peer) -> None:
+        """Takes over what another epoch's, used no more, knows of the link. How long answers take
+        may have changed."""
+        self.partial.follow(previous.partial)
+        self.loss_from.follow(previous.loss_from)
+        self.loss_to = previous.loss_to
+        self.chosen = previous.chosen
+
     def retune(self, recovery: Recovery) -> None:
         """Other copies, and another patience, from the next round on; it is PRESENT."""
         self._recovery, self._away_after_s = recovery, recovery.away_after_s

@@ -155,6 +155,12 @@ class LossMeter:
         self.said = NO_LOSS.encode()
         """`loss` on the wire."""
 
+    def follow(self, previous: LossMeter) -> None:
+        """Goes on from what another has measured on the same link."""
+        self._all, self._lost = previous._all, previous._lost
+        self._pairs, self._pairs_lost = previous._pairs, previous._pairs_lost
+        self.loss, self.said = previous.loss, previous.said
+
     def matrix(self, serial: int, n_chunks: int, copies: int, first: int) -> None:
         """A chunk has come unasked, of another matrix than the one before; call it only then, and
         count in `arrived` otherwise.

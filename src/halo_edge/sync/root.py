@@ -60,14 +60,16 @@ class RootRounds:
         epoch: int,
         recovery: Recovery,
         stall_timeout_s: float,
+        statistics: Statistics | None = None,
     ) -> None:
         """`key`: 32 secret bytes. `epoch`: u16. `workers`: distinct, none of them ROOT.
 
         `stall_timeout_s` must be longer than a worker may compute without looking at its socket.
+        `statistics`: of the epochs before, to go on with.
         """
         if len(set(workers)) != len(workers) or not all(0 < w <= 0xFFFF for w in workers):
             raise ValueError(f"workers must be distinct ids from 1 to 65535: {workers}")
-        self.statistics = Statistics()
+        self.statistics = Statistics() if statistics is None else statistics
         self.complete = True
         """Whether all partials of the round begun last are there."""
         self._layout = layout
@@ -87,6 +89,13 @@ class RootRounds:
         self._measured = 0  # the same, or 0 if they come one window after the other
         self._x_copied = False  # whether any worker is sent x several times
         self._incomplete = 0
+
+    def follow(self, previous: RootRounds) -> None:
+        """Takes over what another epoch's rounds, used no more, know of links to the same devices.
+        Call it before the first round."""
+        for device, peer in self._peers.items():
+            if device in previous._peers:
+                peer.follow(previous._peers[device])
 
     def begin(
         self, round_id: RoundId, tokens: int, x: bytes | bytearray | memoryview, now: float

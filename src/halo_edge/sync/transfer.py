@@ -199,6 +199,10 @@ class Incoming:
         self.deadline = math.inf
         """When to call `want` though nothing has come."""
 
+    def follow(self, previous: Incoming) -> None:
+        """Takes over what another, used no more, knows of the same link."""
+        self._gap, self._round_trip = previous._gap, previous._round_trip
+
     @property
     def memory(self) -> memoryview:
         """Where every matrix lies, u8 [max_tokens * row_bytes]."""

@@ -93,6 +93,11 @@ class WorkerRounds:
         self._x_measured = 0  # its chunks, or 0 if they come one window after the other
         self._link = (0, self._copies.encode(), 0, 0)  # what every datagram says of it
 
+    def follow(self, previous: WorkerRounds) -> None:
+        """Takes over what another epoch's rounds, used no more, know of the link to the root."""
+        self._loss.follow(previous._loss)
+        self._x.follow(previous._x)
+
     def receive(self, datagram: bytes | bytearray | memoryview, now: float) -> None:
         """Takes in what came from the network, whatever it is. The buffer is not kept."""
         opened = self._opener.open(datagram)

@@ -1,0 +1,97 @@
+"""The root tells workers their part in an epoch, and waits until they are ready for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import zenoh
+
+from halo_edge.cluster import control
+from halo_edge.cluster.addresses import local_address_towards, shared_bits
+from halo_edge.cluster.holdings import Holdings
+from halo_edge.cluster.messages import (
+    CONTROL_VERSION,
+    Assignment,
+    AssignmentReply,
+    Transport,
+    WorkerInfo,
+    decode,
+    encode,
+)
+from halo_edge.compute.wire import Wire
+from halo_edge.errors import HaloError
+from halo_edge.sync.ids import DeviceId
+from halo_edge.sync.layout import RoundLayout
+
+# The shards of a 7B model over a 100 Mbit/s link take some five minutes.
+ASSIGN_TIMEOUT_S: Final = 1800.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all assignments of a root's session have in common. `root_port`: of rounds."""
+
+    cluster: str
+    session: str
+    key: bytes
+    layout: RoundLayout
+    root_port: int
+    transport: Transport
+    wire: Wire
+    width: int
+    trace: bool
+
+
+def assign(
+    control_session: zenoh.Session,
+    terms: Terms,
+    epoch: int,
+    workers: Mapping[DeviceId, WorkerInfo],
+    holdings: Holdings,
+) -> None:
+    """Ask all at once, then wait for each: they load at the same time.
+
+    Raises `HaloError` for a worker that refuses, or leaves meanwhile.
+    """
+    shards = holdings.shards()
+    pending = []
+    for device, worker in workers.items():
+        assignment = Assignment(
+            control_version=CONTROL_VERSION,
+            session=terms.session,
+            key=terms.key,
+            device=device,
+            epoch=epoch,
+            root_address=local_address_towards(address_of(worker)[0]),
+            root_port=terms.root_port,
+            transport=terms.transport,
+            x_wire=terms.wire.x,
+            partial_wire=terms.wire.partial,
+            width=terms.width,
+            max_tokens=terms.layout.max_tokens,
+            max_payload=terms.layout.max_payload,
+            window=terms.layout.window,
+            shards=shards[device],
+            fill=holdings.fill_task(device),
+            trace=terms.trace,
+        )
+        question = control.worker_key(terms.cluster, worker.worker) + "/assign"
+        replies = control_session.get(
+            question, payload=encode(assignment), timeout=ASSIGN_TIMEOUT_S
+        )
+        pending.append((worker.worker, replies))
+    for name, replies in pending:
+        answer = next((r.ok for r in replies if r.ok is not None), None)
+        if answer is None:
+            raise HaloError(f"worker {name} left while its shards were loaded")
+        reply = decode(answer.payload.to_bytes(), AssignmentReply, name)
+        if reply.error:
+            raise HaloError(reply.error)
+
+
+def address_of(worker: WorkerInfo) -> tuple[str, int]:
+    """Where it receives rounds: on the network that we share, as far as addresses tell."""
+    # The first of equals.
+    return max(worker.addresses, key=shared_bits), worker.port

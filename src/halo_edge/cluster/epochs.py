@@ -1,0 +1,127 @@
+"""Makes a session's epochs ready: has the workers load their parts, and gets ready for its own.
+
+Any thread may do so while the epoch before computes tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import zenoh
+
+from halo_edge.cluster.assigning import Terms, assign
+from halo_edge.cluster.epoch import Epoch
+from halo_edge.cluster.fill_fetch import fetch_fills
+from halo_edge.cluster.holdings import Holdings, Packing
+from halo_edge.cluster.messages import Transport, WorkerInfo
+from halo_edge.cluster.relaxing import Relaxable
+from halo_edge.cluster.stand_in import StandIn
+from halo_edge.compute.activations import Activations, StepInputs
+from halo_edge.compute.ffn import FfnGraphs
+from halo_edge.compute.partials import PartialSum
+from halo_edge.compute.rows import Rows
+from halo_edge.compute.runtime import Runtime
+from halo_edge.compute.wire import RowEncoder, WireCodec
+from halo_edge.groups.sketch import Sketch
+from halo_edge.plan.plan import Plan
+from halo_edge.sync.ids import DeviceId
+from halo_edge.sync.root import RootRounds
+from halo_edge.sync.statistics import Statistics
+from halo_edge.sync.timing import Recovery
+
+
+class Epochs:
+    """Of one session. `x` encodes each step's x, `inputs` says whose its tokens are."""
+
+    def __init__(
+        self,
+        control_session: zenoh.Session,
+        terms: Terms,
+        packing: Packing,
+        runtime: Runtime,
+        activations: Activations,
+        inputs: StepInputs,
+        x: RowEncoder,
+        stall_timeout_s: float,
+    ) -> None:
+        self.statistics = Statistics()
+        """Of all epochs."""
+        self._control = control_session
+        self._terms = terms
+        self._packing = packing
+        self._runtime = runtime
+        self._inputs = inputs
+        self._encoder = x
+        self._x = Rows.f32(activations.x)
+        self._ffn = Rows.f32(activations.ffn)
+        self._max_tokens = activations.max_tokens
+        self._stall_timeout_s = stall_timeout_s
+        self._x_codec = WireCodec(terms.wire.x, terms.width)
+        self._partial_codec = WireCodec(terms.wire.partial, terms.width)
+        self._sketch: Sketch | None = None
+        if packing.profile is not None:
+            self._sketch = Sketch(packing.profile, len(activations.x), activations.x)
+        self._number = 0
+
+    def make(self, plan: Plan, workers: Mapping[DeviceId, WorkerInfo]) -> Epoch:
+        """The next epoch. `workers`: those that take part; the others' shares have to be empty.
+
+        Raises `HaloError` for a worker that refuses, or leaves meanwhile.
+        """
+        terms, number = self._terms, self._number
+        self._number += 1
+        holdings = Holdings(self._packing, plan)
+        assign(self._control, terms, number, workers, holdings)
+        rounds = RootRounds(
+            terms.key,
+            terms.layout,
+            list(workers),
+            epoch=number,
+            recovery=Recovery(reliable=terms.transport is Transport.TCP),
+            stall_timeout_s=self._stall_timeout_s,
+            statistics=self.statistics,
+        )
+        names = {device: worker.worker for device, worker in workers.items()}
+        partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
+        return Epoch(
+            rounds,
+            names,
+            self._own(holdings),
+            PartialSum(self._runtime, partials, self._ffn),
+            self._stand_in(holdings),
+            self._relaxable(plan, holdings, names),
+        )
+
+    def _own(self, holdings: Holdings) -> FfnGraphs:
+        projections = self._sketch.projections if self._sketch is not None else None
+        # Its repacked weights go when it goes.
+        runtime = self._runtime.for_other_weights()
+        own = FfnGraphs(runtime, holdings.own(), self._x, self._ffn, projections)
+        own.prepare()
+        return own
+
+    def _stand_in(self, holdings: Holdings) -> StandIn:
+        return StandIn(
+            self._packing.store,
+            holdings.neurons,
+            self._packing.n_layers,
+            self._runtime,
+            self._encoder,
+            self._x_codec,
+            self._partial_codec,
+            self._max_tokens,
+        )
+
+    def _relaxable(
+        self, plan: Plan, holdings: Holdings, names: Mapping[DeviceId, str]
+    ) -> Relaxable | None:
+        """None without a profile."""
+        profile, terms = self._packing.profile, self._terms
+        if profile is None or self._sketch is None:
+            return None
+        shape = (self._packing.n_layers, terms.width, profile.rank + 1)
+        holding = {device: name for device, name in names.items() if holdings.neurons[device]}
+        weights = fetch_fills(self._control, terms.cluster, terms.session, holding, shape)
+        return Relaxable(
+            profile, plan.shares, weights, self._sketch, self._inputs, self._partial_codec
+        )

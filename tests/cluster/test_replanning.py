@@ -1,0 +1,137 @@
+"""Real workers that die, come back, and join, while steps go on; what is computed never changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from halo_edge.cluster.control import ControlOptions
+from halo_edge.cluster.root import RoundsOptions
+from halo_edge.cluster.session import Session, SessionOptions, open_session
+from halo_edge.cluster.worker_process import WorkerStart
+from halo_edge.compute.wire import Wire
+from halo_edge.engine.forward import Rows
+from halo_edge.engine.kv_cells import SequenceId
+from halo_edge.groups.profile import Profile
+
+PROMPT = [(7 * i) % 250 for i in range(40)]
+DEADLINE_S = 60.0
+
+
+class Workers:
+    """Worker processes of a cluster of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.endpoint = f"unixsock-stream/{directory}/control"
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        start = WorkerStart(
+            cluster="test",
+            connect=[self.endpoint],
+            multicast=False,
+            name=name,
+            address="127.0.0.1",
+            cache=str(self._directory / "shards"),
+            parent=os.getpid(),
+        )
+        self.running[name] = subprocess.Popen(
+            start.command(),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=start.environment(),
+        )
+
+    def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    monkeypatch.setenv("HALO_EDGE_CACHE", str(tmp_path / "root"))
+    started = Workers(tmp_path)
+    yield started
+    for name in list(started.running):
+        started.kill(name)
+
+
+@contextmanager
+def cluster_of(
+    model: Path, workers: Workers, profile: Profile | None = None
+) -> Iterator[tuple[Session, list[str]]]:
+    """The session, and what the user is told."""
+    for name in ("a", "b"):
+        workers.start(name)
+    control = ControlOptions("test", listen=(workers.endpoint,), multicast=False)
+    rounds = RoundsOptions(wire=Wire.F16, profile=profile)
+    told: list[str] = []
+    options = SessionOptions(model, 1, 512, 2, control, rounds)
+    with open_session(options, tell=told.append) as session:
+        yield session, told
+
+
+def logits(session: Session) -> NDArray[np.float32]:
+    rows = [Rows(SequenceId(0), PROMPT, 0, 1)]
+    found = session.model.forward.step(rows, session.gather).copy()
+    session.model.forward.cells.release(SequenceId(0))
+    return found
+
+
+def go_on(session: Session, until: Callable[[], bool]) -> None:
+    """Steps whose results do not change, until something has happened."""
+    expected, deadline = logits(session), time.monotonic() + DEADLINE_S
+    while not until():
+        assert time.monotonic() < deadline
+        np.testing.assert_allclose(logits(session), expected, atol=0.02)
+
+
+def test_a_worker_that_was_started_again_gets_its_work_back(
+    tiny_model: Path, workers: Workers
+) -> None:
+    with cluster_of(tiny_model, workers) as (session, told):
+        cluster = session.cluster
+        assert cluster is not None
+        workers.kill("a")
+        go_on(session, lambda: cluster.spent.chunks_taken_over > 0)
+        workers.start("a")
+        go_on(session, lambda: bool(told))
+        assert told == ["a new plan: a, b"]
+        logits(session)  # the first step of the new plan
+        before = cluster.spent.chunks_taken_over
+        logits(session)
+        assert cluster.spent.chunks_taken_over == before
+        assert cluster.plan.n_devices == 3
+
+
+def test_a_worker_that_joins_gets_its_share(tiny_model: Path, workers: Workers) -> None:
+    with cluster_of(tiny_model, workers) as (session, told):
+        cluster = session.cluster
+        assert cluster is not None
+        workers.start("c")
+        go_on(session, lambda: bool(told))
+        assert told == ["a new plan: a, b, c"]
+        go_on(session, lambda: set(cluster.link_reports()) == {1, 2, 3})
+        assert all(cluster.plan.shares)
+
+
+def test_a_plan_of_other_devices_has_their_fills(
+    make_model: Callable[..., Path], random_profile: Callable[..., Profile], workers: Workers
+) -> None:
+    model = make_model(quantization="f32")
+    with cluster_of(model, workers, random_profile(model)) as (session, told):
+        workers.start("c")
+        go_on(session, lambda: bool(told))
+        go_on(session, lambda: session.cluster is not None and len(session.cluster.members) == 3)
