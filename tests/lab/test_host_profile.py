@@ -9,7 +9,8 @@ import pytest
 
 from halo_edge.errors import HaloError
 from halo_edge.lab.host_profile import measure_host_profile
-from halo_edge.lab.profiles import HOST, read_profile, write_profile
+from halo_edge.lab.profiles import read_profile, write_profile
+from halo_edge.plan.device_profile import HOST
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pins to cores, which needs Linux")

@@ -12,14 +12,13 @@ import pytest
 from halo_edge.errors import HaloError
 from halo_edge.lab.profiles import (
     MAX_FILE_BYTES,
-    NUMBERS,
-    Machine,
     built_in_profiles,
     load_profile,
     parse_profile,
     read_profile,
     write_profile,
 )
+from halo_edge.plan.device_profile import NUMBERS, Machine
 
 
 def test_what_comes_with_the_package() -> None:

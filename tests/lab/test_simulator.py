@@ -9,12 +9,14 @@ import pytest
 
 from halo_edge.errors import HaloError
 from halo_edge.lab.link import LinkSettings
-from halo_edge.lab.model_shape import ModelShape, read_shape
-from halo_edge.lab.profiles import HOST, NUMBERS, DeviceProfile, Machine, load_profile
+from halo_edge.lab.profiles import load_profile
+from halo_edge.lab.shapes import read_shape
 from halo_edge.lab.sim_result import Simulated
 from halo_edge.lab.sim_trace import LineTrace
 from halo_edge.lab.simulator import WARM_TOKENS, Work, simulate
 from halo_edge.lab.spec import Action, DeviceSpec, Event, LabSpec, read_spec
+from halo_edge.plan.device_profile import HOST, NUMBERS, DeviceProfile, Machine
+from halo_edge.plan.model_shape import ModelShape
 
 PI4 = {"pi4": load_profile("pi4")}
 TINY = replace(read_shape("tinyllama-1.1b"), n_layers=4)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from halo_edge.errors import HaloError
-from halo_edge.plan.plan import Plan, split
+from halo_edge.plan.plan import Copies, Plan, split
 
 # Any floats that are not negative: denormal, enormous, or zero.
 WEIGHTS = st.lists(
@@ -73,11 +74,53 @@ def test_bad_weights(weights: list[float]) -> None:
     [
         (range(0, 3), range(4, 6)),
         (range(0, 3), range(2, 6)),
-        (range(3, 6), range(0, 3)),
         (range(1, 4),),
+        (range(0, 3), range(0, 3), range(3, 4)),
         (range(0, 6, 2), range(1, 6, 2)),
     ],
 )
 def test_plan_that_is_none(shares: tuple[range, ...]) -> None:
     with pytest.raises(ValueError, match="every neuron group to exactly one device"):
         Plan(shares)
+
+
+def test_runs_in_any_order() -> None:
+    plan = Plan((range(3, 6), range(0, 3), range(6, 6)))
+    assert (plan.n_groups, plan.n_devices, plan.workers) == (6, 3, (1,))
+
+
+class TestWhatElseAPlanSays:
+    SHARES = (range(0, 3), range(3, 6), range(6, 8))
+
+    def test_of_itself_nothing(self) -> None:
+        plan = Plan(self.SHARES)
+        assert plan.copies_on(1) == Copies(1, 1)
+        assert plan.resident_on(1) == range(3, 6)
+        assert plan.replicas_on(1) == ()
+
+    def test_something(self) -> None:
+        plan = Plan(
+            self.SHARES,
+            copies=(Copies(), Copies(2, 3), Copies()),
+            resident=(range(0, 3), range(3, 4), range(6, 6)),
+            replicas=((), (range(0, 2), range(6, 8)), ()),
+        )
+        assert plan.copies_on(1).partial == 3
+        assert plan.resident_on(1) == range(3, 4)
+        assert plan.replicas_on(1) == (range(0, 2), range(6, 8))
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"copies": (Copies(),)}, "of every device"),
+            ({"resident": (range(0, 3), range(3, 6))}, "of every device"),
+            ({"resident": (range(0, 3), range(4, 6), range(6, 8))}, "the first of"),
+            ({"resident": (range(0, 3), range(3, 7), range(6, 8))}, "the first of"),
+            ({"replicas": ((), (range(5, 8),), ())}, "no group twice"),
+            ({"replicas": ((), (range(0, 2), range(1, 3)), ())}, "no group twice"),
+            ({"replicas": ((), (range(7, 9),), ())}, "groups that there are"),
+        ],
+    )
+    def test_what_does_not_fit(self, settings: dict[str, Any], said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            Plan(self.SHARES, **settings)

@@ -24,10 +24,10 @@ from halo_edge.cluster.messages import Transport
 from halo_edge.errors import HaloError
 from halo_edge.lab.host_profile import measure_host_profile
 from halo_edge.lab.link import Burst, LinkSettings
-from halo_edge.lab.model_shape import read_shape
-from halo_edge.lab.profiles import HOST
+from halo_edge.lab.shapes import read_shape
 from halo_edge.lab.simulator import Work, simulate
 from halo_edge.lab.spec import LabSpec
+from halo_edge.plan.device_profile import HOST
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import bench, calibrate, generate, lab, models, workers
+from halo_edge.cli import bench, calibrate, generate, lab, models, plan, workers
 from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
@@ -32,6 +32,7 @@ for command in (
     models.synth,
     workers.worker,
     workers.devices,
+    plan.plan,
 ):
     app.command()(grouped(command))
 app.add_typer(lab.app, name="lab")

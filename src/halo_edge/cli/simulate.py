@@ -13,42 +13,27 @@ from typing import Annotated, Any, Final
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from typer import Argument, Option
+from typer import Option
 
 from halo_edge.cli.console import notes, print_json
+from halo_edge.cli.lab_options import HostProfile, LabName, ModelName, lab_profiles
 from halo_edge.cli.options import Json
 from halo_edge.compute.wire import Wire
 from halo_edge.errors import HaloError
 from halo_edge.lab.fuzz import Report
 from halo_edge.lab.fuzz_many import run_schedules
 from halo_edge.lab.host_profile import measure_host_profile
-from halo_edge.lab.model_shape import DEFAULT_SHAPE, read_shape
-from halo_edge.lab.profiles import (
-    HOST,
-    NUMBERS,
-    DeviceProfile,
-    Machine,
-    load_profile,
-    read_profile,
-    write_profile,
-)
+from halo_edge.lab.profiles import write_profile
 from halo_edge.lab.resize import resized
+from halo_edge.lab.shapes import DEFAULT_SHAPE, read_shape
 from halo_edge.lab.sim_result import Simulated
 from halo_edge.lab.sim_trace import LineTrace, SimTrace
 from halo_edge.lab.simulator import Work
 from halo_edge.lab.simulator import simulate as run_simulation
-from halo_edge.lab.spec import MAX_DEVICES, LabSpec, built_in, read_spec
-from halo_edge.model.synth import SHAPES
+from halo_edge.lab.spec import MAX_DEVICES, LabSpec, read_spec
+from halo_edge.plan.device_profile import NUMBERS, Machine
 
 MAX_TOKENS: Final = 1_000_000
-
-LabName = Annotated[
-    str,
-    Argument(metavar="LAB", help=f"A TOML file (docs/lab.md), or one of {', '.join(built_in())}."),
-]
-ModelName = Annotated[
-    str, Option("--model", "-m", help=f"A GGUF file, or a shape: {', '.join(SHAPES)}.")
-]
 
 
 def simulate(
@@ -73,15 +58,7 @@ def simulate(
         ),
     ] = None,
     seed: Annotated[int | None, Option("--seed", help="Default: the lab's own.")] = None,
-    host: Annotated[
-        Path | None,
-        Option(
-            "--host",
-            dir_okay=False,
-            help="The profile of this machine, for devices without one; from `halo lab profile`. "
-            "Default: measured now, if it is needed.",
-        ),
-    ] = None,
+    host: HostProfile = None,
     trace_out: Annotated[
         Path | None,
         Option("--trace-out", dir_okay=False, help="Write a line for every event into this file."),
@@ -95,7 +72,7 @@ def simulate(
     if seed is not None:
         spec = replace(spec, seed=seed)
     work = Work(read_shape(model), wire, prompt, tokens)
-    profiles = _profiles(spec, model, host)
+    profiles = lab_profiles(spec, model, host)
     began = time.perf_counter()
     with ExitStack() as stack:
         trace = SimTrace()
@@ -184,18 +161,6 @@ def profile(
             f"machine: {field.name}", _in_words(field.name, getattr(measured.machine, field.name))
         )
     Console(highlight=False).print(table)
-
-
-def _profiles(spec: LabSpec, model: str, host: Path | None) -> dict[str, DeviceProfile]:
-    names = {device.profile or HOST for device in spec.devices}
-    profiles = {name: load_profile(name) for name in sorted(names - {HOST})}
-    if HOST in names:
-        if host is None:
-            notes.print("measuring this machine, for the devices without a profile", style="dim")
-            profiles[HOST] = measure_host_profile(model)
-        else:
-            profiles[HOST] = replace(read_profile(host), name=HOST)
-    return profiles
 
 
 def _document(spec: LabSpec, work: Work, found: Simulated) -> dict[str, Any]:

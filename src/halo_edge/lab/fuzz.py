@@ -18,15 +18,15 @@ from halo_edge.lab.fuzz_audit import AuditedInbox, AuditedNetwork, flip
 from halo_edge.lab.fuzz_checks import Broken, RoundChecks
 from halo_edge.lab.fuzz_schedule import STALL_TIMEOUT_S, Schedule, schedule_of
 from halo_edge.lab.link import Link
-from halo_edge.lab.model_shape import ModelShape
-from halo_edge.lab.profiles import NUMBERS, DeviceProfile
 from halo_edge.lab.reachability import Reachability
-from halo_edge.lab.sim_costs import Costs
 from halo_edge.lab.sim_device import Place, RootDevice, WorkerDevice
 from halo_edge.lab.sim_network import Port
 from halo_edge.lab.sim_thread import OwnCore, Process
 from halo_edge.lab.sim_trace import LineTrace
 from halo_edge.lab.spec import Action, Event
+from halo_edge.plan.costs import Costs
+from halo_edge.plan.device_profile import NUMBERS, DeviceProfile
+from halo_edge.plan.model_shape import ModelShape
 from halo_edge.sync.errors import DeviceStalled
 from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.root import RootRounds

@@ -12,9 +12,9 @@ import time
 from typing import Final
 
 from halo_edge.lab.link import Link, LinkSettings
-from halo_edge.lab.profiles import Machine
 from halo_edge.lab.stopwatch import typical
 from halo_edge.lab.switch import Port, Switch
+from halo_edge.plan.device_profile import Machine
 
 CLOCK_MONOTONIC_COARSE: Final = 6  # it goes from tick to tick
 FRAMES: Final = 300

@@ -20,12 +20,14 @@ from halo_edge.engine.trace import Activity, Recorder, spans_of
 from halo_edge.errors import HaloError
 from halo_edge.lab.bench_cluster import WORKERS, BenchCluster
 from halo_edge.lab.host_machine import measure_machine
-from halo_edge.lab.model_shape import ModelShape, read_shape
-from halo_edge.lab.profiles import HOST, OTHERS, DeviceProfile
+from halo_edge.lab.profiles import OTHERS
+from halo_edge.lab.shapes import read_shape
 from halo_edge.lab.stopwatch import Stopwatch, typical
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.model.synth import SHAPES, write_synthetic
+from halo_edge.plan.device_profile import HOST, DeviceProfile
+from halo_edge.plan.model_shape import ModelShape
 
 # The weights of so many layers do not fit into a processor's caches together.
 LAYERS: Final = 4

@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 import simpy
 
-from halo_edge.lab.sim_costs import Costs
 from halo_edge.lab.sim_inbox import Inbox
 from halo_edge.lab.sim_network import Network
 from halo_edge.lab.sim_thread import Process, Thread
 from halo_edge.lab.sim_trace import SimTrace
+from halo_edge.plan.costs import Costs
 from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.root import RootRounds
 from halo_edge.sync.worker import ReadyRound, WorkerRounds

@@ -8,11 +8,11 @@ import simpy
 
 from halo_edge.errors import HaloError
 from halo_edge.lab.cgroups import cpu_quota
-from halo_edge.lab.profiles import HOST, DeviceProfile, Machine
 from halo_edge.lab.sim_cpu import Cpu, SharedThread
 from halo_edge.lab.sim_network import Forwarder
 from halo_edge.lab.sim_quota import Quota
 from halo_edge.lab.spec import DeviceSpec, LabSpec
+from halo_edge.plan.device_profile import HOST, DeviceProfile, Machine
 
 
 class Host:

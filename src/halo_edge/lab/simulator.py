@@ -20,9 +20,6 @@ from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.engine.engine import PREFILL_CHUNK
 from halo_edge.errors import HaloError
 from halo_edge.lab.link import Link
-from halo_edge.lab.model_shape import ModelShape
-from halo_edge.lab.profiles import HOST, DeviceProfile
-from halo_edge.lab.sim_costs import Costs
 from halo_edge.lab.sim_cpu import SharedThread
 from halo_edge.lab.sim_device import Place, RootDevice, WorkerDevice, WorkerLeft
 from halo_edge.lab.sim_host import Host
@@ -32,7 +29,10 @@ from halo_edge.lab.sim_result import DeviceUse, Simulated
 from halo_edge.lab.sim_thread import OwnCore, Process
 from halo_edge.lab.sim_trace import SimTrace
 from halo_edge.lab.spec import Action, DeviceSpec, Event, LabSpec
-from halo_edge.plan.plan import split
+from halo_edge.plan.costs import Costs
+from halo_edge.plan.device_profile import HOST, DeviceProfile
+from halo_edge.plan.model_shape import ModelShape
+from halo_edge.plan.plan import Plan, split
 from halo_edge.sync.errors import DeviceStalled
 from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.layout import RoundLayout
@@ -51,13 +51,17 @@ _EPOCH: Final = 0
 
 @dataclass(frozen=True)
 class Work:
-    """A prompt of `prompt` tokens, then `tokens` that are counted, after `WARM_TOKENS` more."""
+    """A prompt of `prompt` tokens, then `tokens` that are counted, after `WARM_TOKENS` more.
+
+    `max_copies`: how often a chunk may travel at once, where losses make it worth while.
+    """
 
     shape: ModelShape
     wire: Wire = Wire.MIXED
     prompt: int = 8
     tokens: int = 32
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
+    max_copies: int = 1
 
     def layout(self, workers: int) -> RoundLayout:
         """As `cluster/root.py` makes it over UDP, with as many workers."""
@@ -81,14 +85,16 @@ def simulate(
     work: Work,
     profiles: Mapping[str, DeviceProfile],
     trace: SimTrace | None = None,
+    plan: Plan | None = None,
 ) -> Simulated:
     """`profiles`: by the names in `spec`; a device without one is a process of this machine, and
     computes as the profile `HOST`, within its quota and on its cores. The others have a machine of
-    their own.
+    their own. `plan`: who computes how much; None: all the same. A worker without any is asked all
+    the same.
 
     Raises `HaloError` where a profile is missing, or does not know the machine.
     """
-    return _Simulation(spec, work, profiles, trace or SimTrace()).run()
+    return _Simulation(spec, work, profiles, trace or SimTrace(), plan).run()
 
 
 @dataclass
@@ -105,6 +111,7 @@ class _Simulation:
         work: Work,
         profiles: Mapping[str, DeviceProfile],
         trace: SimTrace,
+        plan: Plan | None,
     ) -> None:
         self._spec, self._work, self._trace = spec, work, trace
         self._env = env = simpy.Environment()
@@ -132,9 +139,9 @@ class _Simulation:
         self._partial_row_bytes = layout.partial_row_bytes
         ids = {DeviceId(port): port for port in range(1, len(ports))}
         partition = work.shape.partition
-        plan = split(partition.n_groups, [1.0] * len(ports))
+        plan = plan or split(partition.n_groups, [1.0] * len(ports))
         neurons = [len(partition.neuron_range(share)) for share in plan.shares]
-        recovery = Recovery()
+        recovery = Recovery(max_copies=work.max_copies)
         self._root = RootDevice(
             self._place(ROOT_PORT),
             RootRounds(

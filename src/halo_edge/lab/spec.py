@@ -53,12 +53,14 @@ class FabricKind(StrEnum):
 @dataclass(frozen=True)
 class DeviceSpec:
     """`speed`: CPU time it may use, in cores of this machine (None: no limit). `cores`: where it
-    may run (empty: anywhere). `profile`: what it computes like in the simulator. `up`, `down`: its
-    link, from it and to it."""
+    may run (empty: anywhere). `profile`: what it computes like in the simulator and in plans.
+    `storage_bytes_per_s`: how fast it reads weights that do not stay in memory, in plans (None:
+    there are no such). `up`, `down`: its link, from it and to it."""
 
     name: str
     speed: float | None = None
     memory_bytes: int | None = None
+    storage_bytes_per_s: float | None = None
     cores: tuple[int, ...] = ()
     threads: int = 1
     profile: str | None = None
@@ -180,6 +182,7 @@ class _DeviceTable(_LinkTable, frozen=True, kw_only=True):
     count: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] = 1
     speed: _Speed | None = None
     memory_mb: Annotated[float, Meta(ge=1, le=1e9)] | None = None
+    storage_mb_s: Annotated[float, Meta(ge=0.001, le=1e6)] | None = None
     cores: list[Annotated[int, Meta(ge=0, le=4095)]] = []
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     profile: str | None = None
@@ -210,6 +213,7 @@ def _devices(table: _DeviceTable) -> list[DeviceSpec]:
         name=table.name,
         speed=table.speed,
         memory_bytes=None if table.memory_mb is None else int(table.memory_mb * (1 << 20)),
+        storage_bytes_per_s=None if table.storage_mb_s is None else table.storage_mb_s * 1e6,
         cores=tuple(table.cores),
         threads=table.threads,
         profile=table.profile,

@@ -24,8 +24,8 @@ MAX_RETRY_S: Final = 80.0
 
 @dataclass
 class _Device:
-    """`in_plan`: of the last plan. `has_part`: it is ready for its part in it. `changed`: it came or
-    left since a plan was last due. `left_at`: infinite while it is here."""
+    """`in_plan`: of the last plan. `has_part`: it is ready for its part in that. `changed`: it came
+    or left since a plan was last due. `left_at`: infinite while it is here."""
 
     in_plan: bool = False
     has_part: bool = False

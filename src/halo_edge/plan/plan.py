@@ -1,6 +1,7 @@
-"""A plan: which neuron groups each device holds.
+"""A plan: which neuron groups each device holds, and how they travel.
 
-For now every layer is split alike, in consecutive runs of groups. Device 0 is the root.
+Every layer is shared out alike, in consecutive runs of groups as they stand in the model's profile,
+the most important first. Device 0 is the root.
 """
 
 from __future__ import annotations
@@ -10,19 +11,50 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from halo_edge.errors import HaloError
 
 
+class Copies(NamedTuple):
+    """How often each chunk is sent at once on a device's link: of x, to it; of its partial."""
+
+    x: int = 1
+    partial: int = 1
+
+
 @dataclass(frozen=True)
 class Plan:
-    """`shares[d]`: the neuron groups of device `d`. Together they are all groups, once."""
+    """`shares[d]`: the neuron groups of device `d`. Together they are all groups, once. A worker
+    without any takes no part in rounds.
+
+    `copies[d]`: on its link; empty: one each. `resident[d]`: the first groups of its share, which
+    stay in memory, while the others are read from storage again for each token; empty: all of every
+    share do. `replicas[d]`: groups of others that it holds as well, in spare memory, to step in;
+    empty: nobody does. Raises ValueError for what does not fit together.
+    """
 
     shares: tuple[range, ...]
+    copies: tuple[Copies, ...] = ()
+    resident: tuple[range, ...] = ()
+    replicas: tuple[tuple[range, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if [g for share in self.shares for g in share] != list(range(self.n_groups)):
+        in_order = sorted(self.shares, key=lambda share: (share.start, share.stop))
+        if [g for share in in_order for g in share] != list(range(self.n_groups)):
             raise ValueError("a plan must give every neuron group to exactly one device")
+        for each in (self.copies, self.resident, self.replicas):
+            if each and len(each) != len(self.shares):
+                raise ValueError("a plan says of every device what it says of one")
+        for share, resident in zip(self.shares, self.resident, strict=False):
+            if share[: len(resident)] != resident:
+                raise ValueError("what stays in memory is the first of a device's own groups")
+        for share, replicas in zip(self.shares, self.replicas, strict=False):
+            groups = [group for replica in replicas for group in replica]
+            if len({*groups, *share}) != len(groups) + len(share):
+                raise ValueError("a device holds no group twice")
+            if any(not 0 <= group < self.n_groups for group in groups):
+                raise ValueError("replicas are of groups that there are")
 
     @property
     def n_groups(self) -> int:
@@ -31,6 +63,23 @@ class Plan:
     @property
     def n_devices(self) -> int:
         return len(self.shares)
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """The devices but the root that take part."""
+        return tuple(d for d, share in enumerate(self.shares) if d and share)
+
+    def copies_on(self, device: int) -> Copies:
+        """How often chunks travel on its link."""
+        return self.copies[device] if self.copies else Copies()
+
+    def resident_on(self, device: int) -> range:
+        """The groups of its share that stay in its memory."""
+        return self.resident[device] if self.resident else self.shares[device]
+
+    def replicas_on(self, device: int) -> tuple[range, ...]:
+        """The groups of others that it holds."""
+        return self.replicas[device] if self.replicas else ()
 
 
 def split(n_groups: int, weights: Sequence[float]) -> Plan:

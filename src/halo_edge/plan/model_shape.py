@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
-from halo_edge.errors import HaloError
 from halo_edge.groups.partition import Partition
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
-from halo_edge.model.synth import SHAPES, SyntheticShape
-
-DEFAULT_SHAPE: Final = "tinyllama-1.1b"
-# Q4_0: blocks of 18 bytes for 32 weights. What `halo synth` writes unless told otherwise.
-Q4_0_BYTES: Final = 18 / 32
+from halo_edge.model.synth import SyntheticShape
 
 
 @dataclass(frozen=True)
@@ -54,16 +47,12 @@ class ModelShape:
             weight_bytes=weight_bytes,
         )
 
-
-def read_shape(model: str) -> ModelShape:
-    """Of a shape of `SHAPES` by its name (in Q4_0), or of a GGUF file. Raises `HaloError`."""
-    if model in SHAPES:
-        return ModelShape.of(model, SHAPES[model], Q4_0_BYTES)
-    path = Path(model)
-    if not path.exists():
-        raise HaloError(f"no such model: {model}; give a GGUF file, or one of {', '.join(SHAPES)}")
-    gguf = GgufFile.open(path)
-    params = HyperParameters.from_gguf(gguf)
-    matrices = [t for name, t in gguf.tensors.items() if len(t.shape) > 1 and "embd" not in name]
-    weights = sum(t.shape[0] * t.shape[1] for t in matrices)
-    return ModelShape.of(path.name, params, sum(t.nbytes for t in matrices) / weights)
+    @classmethod
+    def of_file(cls, name: str, gguf: GgufFile) -> ModelShape:
+        """Raises `HaloError` for a model of another architecture."""
+        params = HyperParameters.from_gguf(gguf)
+        matrices = [
+            t for name, t in gguf.tensors.items() if len(t.shape) > 1 and "embd" not in name
+        ]
+        weights = sum(t.shape[0] * t.shape[1] for t in matrices)
+        return cls.of(name, params, sum(t.nbytes for t in matrices) / weights)

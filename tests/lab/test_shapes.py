@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from halo_edge.errors import HaloError
-from halo_edge.lab.model_shape import Q4_0_BYTES, read_shape
+from halo_edge.lab.shapes import Q4_0_BYTES, read_shape
 
 
 def test_tinyllama() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from halo_edge.lab.model_shape import ModelShape
-from halo_edge.lab.profiles import DeviceProfile
+from halo_edge.plan.device_profile import DeviceProfile
+from halo_edge.plan.model_shape import ModelShape
 
 
 class Costs:

@@ -1,0 +1,66 @@
+"""What fits in a device's memory: its own groups, and replicas of others' in what is spare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from halo_edge.plan.device import Cluster
+from halo_edge.plan.workload import Workload
+
+PROCESS_BYTES: Final = 96 << 20
+"""A worker's or root's without weights: 44 MB once everything is imported (measured), and as much
+again for buffers and the control plane."""
+KV_VALUE_BYTES: Final = 2  # f16
+
+
+def capacities(cluster: Cluster, workload: Workload) -> list[int]:
+    """How many groups of every layer each device can keep in memory, at most all there are."""
+    shape = workload.shape
+    n_groups = shape.partition.n_groups
+    found = []
+    for d, device in enumerate(cluster.devices):
+        if device.memory_bytes is None:
+            found.append(n_groups)
+            continue
+        free = device.memory_bytes - PROCESS_BYTES - (0 if d else _root_bytes(workload))
+        found.append(min(n_groups, max(0, int(free // workload.group_bytes))))
+    return found
+
+
+def _root_bytes(workload: Workload) -> float:
+    """What only the root holds: attention, embedding and head, and the KV cache."""
+    shape = workload.shape
+    weights = shape.n_layers * shape.attention_weights + 2 * shape.head_weights
+    cells = workload.prompt + workload.answer
+    kv = 2 * KV_VALUE_BYTES * shape.kv_width * cells * shape.n_layers
+    return weights * shape.weight_bytes + kv
+
+
+def residents(shares: Sequence[range], capacity: Sequence[int]) -> tuple[range, ...]:
+    """Of each share what stays in memory: the first, which matter most."""
+    return tuple(share[:fits] for share, fits in zip(shares, capacity, strict=True))
+
+
+def replicas(
+    shares: Sequence[range], capacity: Sequence[int], reliable: Sequence[int]
+) -> tuple[tuple[range, ...], ...]:
+    """What each worker holds beside its share, so that it can step in: the most critical of the
+    workers' groups first, each once, on the most reliable device with memory to spare.
+
+    `reliable`: the workers that may hold some, the most reliable first. The root needs none: it has
+    the model's file, and without the root there is nothing to compute.
+    """
+    spare = [max(0, fits - len(share)) for share, fits in zip(shares, capacity, strict=True)]
+    found: list[list[range]] = [[] for _ in shares]
+    runs = sorted((share for share in shares[1:] if share), key=lambda share: share.start)
+    for run in runs:
+        rest = run
+        for d in reliable:
+            if not rest:
+                break
+            if shares[d] != run and spare[d]:
+                part, rest = rest[: spare[d]], rest[spare[d] :]
+                spare[d] -= len(part)
+                found[d].append(part)
+    return tuple(tuple(each) for each in found)
