@@ -76,7 +76,7 @@ def cluster_of(
     for name in ("a", "b"):
         workers.start(name)
     control = ControlOptions("test", listen=(workers.endpoint,), multicast=False)
-    rounds = RoundsOptions(wire=Wire.F16, profile=profile)
+    rounds = RoundsOptions(wire=Wire.F16, profile=profile, rebalance=False)
     told: list[str] = []
     options = SessionOptions(model, 1, 512, 2, control, rounds)
     with open_session(options, tell=told.append) as session:
@@ -108,11 +108,16 @@ def test_a_worker_that_was_started_again_gets_its_work_back(
         go_on(session, lambda: cluster.spent.chunks_taken_over > 0)
         workers.start("a")
         go_on(session, lambda: bool(told))
-        assert told == ["a new plan: a, b"]
-        logits(session)  # the first step of the new plan
-        before = cluster.spent.chunks_taken_over
-        logits(session)
-        assert cluster.spent.chunks_taken_over == before
+        assert len(told) == 1
+        assert told[0].startswith("a new plan: root ")
+
+        def helped() -> bool:
+            """Whether a step takes the root's help."""
+            before = cluster.spent.chunks_taken_over
+            logits(session)
+            return cluster.spent.chunks_taken_over > before
+
+        go_on(session, lambda: not helped())
         assert cluster.plan.n_devices == 3
 
 
@@ -122,7 +127,7 @@ def test_a_worker_that_joins_gets_its_share(tiny_model: Path, workers: Workers) 
         assert cluster is not None
         workers.start("c")
         go_on(session, lambda: bool(told))
-        assert told == ["a new plan: a, b, c"]
+        assert told[0].startswith("a new plan: root ")
         go_on(session, lambda: set(cluster.link_reports()) == {1, 2, 3})
         assert all(cluster.plan.shares)
 

@@ -57,6 +57,8 @@ class Slow:
     def away(self) -> frozenset[DeviceId]:
         return frozenset()
 
+    def sample(self, took_s: float) -> None: ...
+
     def retune(self, **_: object) -> None: ...
 
     def deadline(self) -> None:
@@ -74,7 +76,7 @@ def test_each_part_of_a_round_under_its_name() -> None:
     recorder = Recorder(100, lambda: slow.now)
     recorder.begin_step(1)
     recorder.layer = 4
-    epoch = Epoch(slow, {}, slow, slow, slow, None)
+    epoch = Epoch(slow, {}, slow, slow, slow, slow, None)
     gather = RoundsFfn(epoch, RelaxOptions(), slow, slow, slow, lambda: None, recorder)
     gather.ffn(4, 1)
     spans = spans_of(recorder.data())

@@ -73,6 +73,7 @@ def _session(start: ProbeStart) -> SessionOptions:
             stall_timeout_s=start.stall_timeout_s,
             profile=None if start.profile is None else Profile.load(Path(start.profile)),
             placement=start.placement,
+            rebalance=False,  # what is compared has the same shares
         ),
         Recorder() if start.trace else Tracer(),
     )

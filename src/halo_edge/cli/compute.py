@@ -74,7 +74,8 @@ def _write(timeline: Timeline, file: TextIO) -> None:
 
 
 def _note(line: str) -> None:
-    notes.print(line, style="dim", markup=False, soft_wrap=True)
+    """In the middle of an answer."""
+    notes.print(f"\n{line}", style="dim", markup=False, soft_wrap=True)
 
 
 def _summed(progress: Callable[[int, int | None], None]) -> Callable[[int], None]:

@@ -53,7 +53,7 @@ def figures(session: Session, generation: Generation, marks: Marks) -> dict[str,
         "ttft_ms": generation.ttft_ms,
         "tpot_ms": tpot_ms,
         "tokens_per_s": 1e3 / tpot_ms if tpot_ms else None,
-        "devices": 1 if session.cluster is None else session.cluster.plan.n_devices,
+        "devices": 1 if session.cluster is None else 1 + len(session.cluster.members),
     }
     if generation.sequence.params.logprobs is not None:
         result["logprobs"] = _logprobs(generation, session.model.tokenizer)

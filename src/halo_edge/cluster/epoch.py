@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from halo_edge.cluster.relaxing import Relaxable
+from halo_edge.cluster.speed import DecodeSpeed
 from halo_edge.cluster.stand_in import StandIn
 from halo_edge.compute.ffn import FfnGraphs
 from halo_edge.compute.partials import PartialSum
@@ -25,6 +26,7 @@ class Epoch:
     rounds: RootRounds
     workers: Mapping[DeviceId, str]
     own: FfnGraphs
+    own_speed: DecodeSpeed
     partials: PartialSum
     stand_in: StandIn
     relaxable: Relaxable | None

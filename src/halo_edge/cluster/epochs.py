@@ -15,6 +15,7 @@ from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
 from halo_edge.cluster.messages import Transport, WorkerInfo
 from halo_edge.cluster.relaxing import Relaxable
+from halo_edge.cluster.speed import DecodeSpeed
 from halo_edge.cluster.stand_in import StandIn
 from halo_edge.compute.activations import Activations, StepInputs
 from halo_edge.compute.ffn import FfnGraphs
@@ -24,7 +25,7 @@ from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import RowEncoder, WireCodec
 from halo_edge.groups.sketch import Sketch
 from halo_edge.plan.plan import Plan
-from halo_edge.sync.ids import DeviceId
+from halo_edge.sync.ids import ROOT, DeviceId
 from halo_edge.sync.root import RootRounds
 from halo_edge.sync.statistics import Statistics
 from halo_edge.sync.timing import Recovery
@@ -87,6 +88,7 @@ class Epochs:
             rounds,
             names,
             self._own(holdings),
+            DecodeSpeed(len(holdings.neurons[ROOT])),
             PartialSum(self._runtime, partials, self._ffn),
             self._stand_in(holdings),
             self._relaxable(plan, holdings, names),

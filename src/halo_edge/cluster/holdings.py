@@ -6,7 +6,7 @@ Nothing here asks a worker for anything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from halo_edge.cluster.fill_fetch import packed_regression
@@ -104,12 +104,10 @@ def check_split(weights: Sequence[float] | None, n_workers: int) -> None:
 
 
 def plan_of(
-    partition: Partition, weights: Sequence[float] | None, workers: Collection[DeviceId]
+    partition: Partition, weights: Mapping[int, float], workers: Collection[DeviceId]
 ) -> Plan:
-    """With the root and these workers. `weights`: relative shares by number, the root's first;
-    None: equal. Raises `HaloError` where they leave nobody with any."""
+    """With the root and these workers. `weights`: relative shares by device. Raises `HaloError`
+    where they leave nobody with any."""
     numbers = range(max(workers, default=0) + 1)
-    here = [float(number == ROOT or number in workers) for number in numbers]
-    if weights is not None:
-        here = [each * weight for each, weight in zip(here, weights, strict=False)]
-    return split(partition.n_groups, here)
+    here = (ROOT, *workers)
+    return split(partition.n_groups, [weights[n] if n in here else 0.0 for n in numbers])

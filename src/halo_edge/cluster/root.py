@@ -41,7 +41,7 @@ from halo_edge.groups.placement import Placement, placed
 from halo_edge.groups.profile import Profile
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
-from halo_edge.sync.ids import DeviceId
+from halo_edge.sync.ids import ROOT, DeviceId
 from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.statistics import Statistics
@@ -57,7 +57,8 @@ class RoundsOptions:
     rounds and the network, such as `--impair`. `relax`: how far rounds go on without what is late
     or lost. `profile`: gives the neurons their order, changed by
     `placement`, and `down` is what it makes of ffn_down; None: the model file's order. `shards`:
-    where packed shards are kept; None: in the user's cache.
+    where packed shards are kept; None: in the user's cache. `rebalance`: shares follow how fast
+    the devices turn out to be, if there is no `split`.
     """
 
     wire: Wire = Wire.MIXED
@@ -71,6 +72,7 @@ class RoundsOptions:
     placement_seed: int = 0
     down: DownType = DownType.Q8_0
     shards: Path | None = None
+    rebalance: bool = True
 
 
 class Cluster:
@@ -112,7 +114,11 @@ class Cluster:
             profile = placed(profile, options.placement, options.placement_seed)
         check_split(options.split, len(workers))
         self.packing = Packing(gguf, params, profile, options.down, options.shards)
-        self.plan = plan_of(self.packing.partition, options.split, self.workers)
+        self.plan = plan_of(
+            self.packing.partition,
+            dict(enumerate(options.split or [1.0] * (len(workers) + 1))),
+            self.workers,
+        )
         serve_shards(self.packing.store, session, cluster, self.name, progress)
         self._token = session.liveliness().declare_token(control.root_key(cluster, self.name))
         key = control.worker_key(cluster, "*")
@@ -175,8 +181,15 @@ class Cluster:
             tracer,
         )
         if self._udp is not None:  # over TCP workers cannot come and go
+            follow = options.rebalance and options.split is None
             self._replanner = Replanner(
-                self.name, self.workers, self._ask, self._replan, self._tell
+                self.name,
+                self.workers,
+                self._neurons(),
+                self._ask,
+                self._replan,
+                (lambda: self._opened().own_neurons_per_s) if follow else None,
+                self._tell,
             )
         return self._gather
 
@@ -234,19 +247,32 @@ class Cluster:
             raise RuntimeError("gather() comes first")
         return self._gather
 
-    def _replan(self, workers: Mapping[DeviceId, WorkerInfo]) -> None:
+    def _replan(
+        self, workers: Mapping[DeviceId, WorkerInfo], weights: Mapping[int, float]
+    ) -> Mapping[int, int]:
         """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
         assert self._epochs is not None and self._udp is not None
         asked = self._options.split
         if asked is not None:
             workers = {device: w for device, w in workers.items() if device < len(asked)}
-        plan = plan_of(self.packing.partition, asked, workers)
+            weights = dict(enumerate(asked))
+        plan = plan_of(self.packing.partition, weights, workers)
         epoch = self._epochs.make(plan, workers)
         for device, worker in workers.items():
             self._udp.reach(device, address_of(worker))
         self.plan = plan
         self.workers = {**self.workers, **workers}
         self._opened().adopt(epoch)
+        return self._neurons()
+
+    def _neurons(self) -> dict[int, int]:
+        """What each device of the plan has of a layer, the root too."""
+        shares = self.plan.shares
+        return {
+            device: len(self.packing.partition.neuron_range(shares[device]))
+            for device in (ROOT, *self.workers)
+            if device < len(shares) and shares[device]
+        }
 
     def _ask(self, name: str) -> WorkerInfo:
         """Raises `HaloError` for a worker that does not answer, or cannot be reached from here."""

@@ -82,8 +82,11 @@ class RoundsFfn:
         rounds.begin(RoundId(self._step, layer), tokens, x, now)
         ladder.send(now)
         tracer.lap(_SEND_X)
+        begun_s = time.monotonic()
         if not epoch.own.run(layer, tokens):
             self._ffn.clear(tokens)
+        if tokens == 1:
+            epoch.own_speed.sample(time.monotonic() - begun_s)
         tracer.lap(_OWN_FFN)
         if relaxing is not None:
             relaxing.begin_round(layer, tokens)
@@ -117,6 +120,11 @@ class RoundsFfn:
     def members(self) -> Mapping[DeviceId, str]:
         """The workers of the plan in use, by name."""
         return self._epoch.workers
+
+    @property
+    def own_neurons_per_s(self) -> float:
+        """Of the root's own shard, in decode, lately; 0 while it is not known."""
+        return self._epoch.own_speed.neurons_per_s
 
     def spent(self) -> Spent:
         """What the rounds needed so far beyond what came by itself."""

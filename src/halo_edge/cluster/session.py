@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from halo_edge.cluster.control import ControlOptions, open_control
@@ -66,10 +66,13 @@ def open_session(
 
     Raises `HaloError` for anything that keeps the model or the workers from being used.
     """
+    rounds = options.rounds
     with ExitStack() as stack:
         local = None
         if options.control is None and options.workers:  # first: they start while we load
             local = stack.enter_context(LocalWorkers(options.workers, options.threads))
+            # They share the cores with the root: how fast one was says nothing of the next.
+            rounds = replace(rounds, rebalance=False)
         model = load(
             options.model,
             threads=options.threads,
@@ -91,12 +94,12 @@ def open_session(
             timeout_s = DISCOVERY_S if options.workers is None else EXPECTED_S
             found = find_workers(control, name, expected=options.workers, timeout_s=timeout_s)
         else:
-            if options.rounds.wrap_link is not None or options.rounds.split is not None:
+            if rounds.wrap_link is not None or rounds.split is not None:
                 raise HaloError("--impair and --split need workers; give --workers 1 or more")
             yield Session(model, model.local_ffn())
             return
         cluster = stack.enter_context(
-            Cluster(control, name, found, model.gguf, model.params, options.rounds, progress, tell)
+            Cluster(control, name, found, model.gguf, model.params, rounds, progress, tell)
         )
         forward = model.forward
         gather = cluster.gather(model.runtime, forward.activations, forward.inputs, options.tracer)

@@ -91,6 +91,7 @@ class Worker:
             threads=self._options.threads,
             memory_bytes=pages * page_bytes,
             session=session.id if session is not None else "",
+            decode_neurons_per_s=session.decode_neurons_per_s if session is not None else 0.0,
         )
 
     def trace(self) -> TraceReply:

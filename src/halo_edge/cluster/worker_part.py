@@ -5,9 +5,12 @@ Made ready in any thread, then used by the one that serves.
 
 from __future__ import annotations
 
+import time
+
 from halo_edge.cluster.fill_compute import HeldFill
 from halo_edge.cluster.messages import Assignment, Transport
 from halo_edge.cluster.shard_cache import ShardCache
+from halo_edge.cluster.speed import DecodeSpeed
 from halo_edge.cluster.worker_shards import Fetch, load_fill, load_shards
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.runtime import Runtime
@@ -41,6 +44,8 @@ class WorkerPart:
             window=assignment.window,
         )
         self.epoch = assignment.epoch
+        neurons = next((part.gate.rows for part in weights if part is not None), 0)
+        self.speed = DecodeSpeed(neurons)
         self.fill = fill
         self.rounds = WorkerRounds(
             assignment.key,
@@ -58,8 +63,11 @@ class WorkerPart:
 
     def compute(self, layer: int, tokens: int) -> memoryview:
         """The encoded partial of the round whose x has come."""
+        begun_s = time.monotonic()
         if not self._graphs.run(layer, tokens):
             self._partial_rows.clear(tokens)
+        if tokens == 1:
+            self.speed.sample(time.monotonic() - begun_s)
         return self._partial[: tokens * self._partial_row_bytes]
 
 

@@ -37,6 +37,11 @@ class Session:
         """Of those it is ready for."""
         return self._newest.epoch
 
+    @property
+    def decode_neurons_per_s(self) -> float:
+        """In the epoch in use; 0 while it is not known. Any thread may ask."""
+        return self._part.speed.neurons_per_s
+
     def be_ready_for(self, part: WorkerPart) -> None:
         """Go over to it when the root does: with the first datagram of its epoch."""
         self._next = part
