@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -414,5 +415,6 @@ def test_a_worker_that_is_gone_is_computed_for(
     os.kill(workers[1], number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "tokens on 4 devices" in errors.decode().strip().splitlines()[-1]
+    # After 10 s one that is dead is planned without.
+    assert re.search("tokens on [34] devices", errors.decode().strip().splitlines()[-1])
     wait_gone(workers)
