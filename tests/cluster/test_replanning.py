@@ -8,19 +8,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from halo_edge.cluster.control import ControlOptions
+from halo_edge.cluster.control import ControlOptions, open_control
+from halo_edge.cluster.fill_fetch import fetch_fills
+from halo_edge.cluster.messages import CONTROL_VERSION, TraceReply, WorkerInfo
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
+from halo_edge.cluster.worker_control import WorkerControl
 from halo_edge.cluster.worker_process import WorkerStart
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.forward import Rows
 from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.groups.profile import Profile
+from halo_edge.sync.ids import DeviceId
 
 PROMPT = [(7 * i) % 250 for i in range(40)]
 DEADLINE_S = 60.0
@@ -132,11 +137,51 @@ def test_a_worker_that_joins_gets_its_share(tiny_model: Path, workers: Workers) 
         assert all(cluster.plan.shares)
 
 
+def test_a_worker_of_another_version_does_not_join(tiny_model: Path, workers: Workers) -> None:
+    """Nor does it keep others from it."""
+    with cluster_of(tiny_model, workers) as (session, told):
+        other = open_control(ControlOptions("test", connect=(workers.endpoint,), multicast=False))
+        try:
+            info = WorkerInfo(
+                control_version=CONTROL_VERSION + 1,
+                version="9.9",
+                worker="w9",
+                host="pi",
+                addresses=["127.0.0.1"],
+                port=1,
+                cores=1,
+                threads=1,
+                memory_bytes=1,
+                session="",
+            )
+            WorkerControl(other, "test", lambda: info, TraceReply, lambda _: b"")
+            workers.start("c")
+            go_on(session, lambda: bool(told))
+        finally:
+            other.close()  # type: ignore[no-untyped-call]
+    assert told[0].startswith("a new plan: root ")
+    assert "c " in told[0]
+    assert "w9" not in told[0]
+
+
 def test_a_plan_of_other_devices_has_their_fills(
-    make_model: Callable[..., Path], random_profile: Callable[..., Profile], workers: Workers
+    make_model: Callable[..., Path],
+    random_profile: Callable[..., Profile],
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fetched = []
+
+    def fetch(*arguments: Any) -> dict[DeviceId, NDArray[np.float32]]:
+        fetched.append(fetch_fills(*arguments))
+        return fetched[-1]
+
+    monkeypatch.setattr("halo_edge.cluster.epochs.fetch_fills", fetch)
     model = make_model(quantization="f32")
     with cluster_of(model, workers, random_profile(model)) as (session, told):
         workers.start("c")
         go_on(session, lambda: bool(told))
         go_on(session, lambda: session.cluster is not None and len(session.cluster.members) == 3)
+    assert [set(fills) for fills in fetched] == [{1, 2}, {1, 2, 3}]
+    # A smaller share of the neurons makes another fill.
+    assert not np.allclose(fetched[0][DeviceId(1)], fetched[1][DeviceId(1)])

@@ -61,15 +61,20 @@ def find_workers(
 
 def check_usable(worker: WorkerInfo) -> None:
     """Raises `HaloError` for a worker of another version, or one that serves another root."""
-    if worker.control_version != CONTROL_VERSION:
-        raise HaloError(
-            f"worker {worker.worker} on {worker.host} runs HALO Edge {worker.version}, which "
-            f"this root ({__version__}) cannot talk to; install the same version on both"
-        )
+    check_version(worker)
     if worker.session:
         raise HaloError(
             f"worker {worker.worker} on {worker.host} is busy with another root's session; "
             f"wait for it to end"
+        )
+
+
+def check_version(worker: WorkerInfo) -> None:
+    """Raises `HaloError` for a worker of another version."""
+    if worker.control_version != CONTROL_VERSION:
+        raise HaloError(
+            f"worker {worker.worker} on {worker.host} runs HALO Edge {worker.version}, which "
+            f"this root ({__version__}) cannot talk to; install the same version on both"
         )
 
 

@@ -53,7 +53,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     memory_bytes: Count
     session: Text  # of the root that it serves; empty: of none
     # Of every layer's FFN, lately, for that root; 0: not known.
-    decode_neurons_per_s: Annotated[float, Meta(ge=0)] = 0.0
+    decode_neurons_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
 
 class LayerShard(Struct, frozen=True):

@@ -27,6 +27,8 @@ CLOSE_TIMEOUT_S: Final = 1.0
 POLL_S: Final = 1.0
 # More different workers than anybody has, in one session; what comes then is not let in.
 MAX_WORKERS: Final = 1024
+# Comings and goings that wait while a plan is carried out.
+MAX_EVENTS: Final = 4 * MAX_WORKERS
 
 Replan = Callable[[Mapping[DeviceId, WorkerInfo], Mapping[int, float]], Mapping[int, int]]
 
@@ -72,20 +74,22 @@ class Replanner:
         self._ask = ask
         self._replan = replan
         self._tell = tell
-        self._events: queue.SimpleQueue[Came | Left | None] = queue.SimpleQueue()
+        self._events: queue.Queue[Came | Left | None] = queue.Queue(MAX_EVENTS)
         self._admission = Admission(workers)
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="replanner", daemon=True)
         self._thread.start()
 
     def put(self, event: Came | Left) -> None:
-        """Any thread may."""
-        self._events.put(event)
+        """Any thread may. What is more than anybody causes is not heard of."""
+        with contextlib.suppress(queue.Full):
+            self._events.put_nowait(event)
 
     def close(self) -> None:
         """Nothing is replanned from now on."""
         self._closed = True
-        self._events.put(None)
+        with contextlib.suppress(queue.Full):  # then there is something to wake it
+            self._events.put_nowait(None)
         self._thread.join(CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:

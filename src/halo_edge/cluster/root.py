@@ -17,7 +17,7 @@ import zenoh
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import local_address_towards
 from halo_edge.cluster.assigning import Terms, address_of
-from halo_edge.cluster.discovery import check_usable, describe
+from halo_edge.cluster.discovery import check_usable, check_version, describe
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing, check_split, plan_of
 from halo_edge.cluster.links import RootLink
@@ -27,6 +27,7 @@ from halo_edge.cluster.messages import (
 )
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
 from halo_edge.cluster.replanner import Came, Left, Replanner
+from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.shard_server import serve_shards
 from halo_edge.cluster.trace_fetch import DeviceTrace, fetch_trace
@@ -42,7 +43,6 @@ from halo_edge.groups.profile import Profile
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.sync.ids import ROOT, DeviceId
-from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.statistics import Statistics
 
@@ -142,12 +142,21 @@ class Cluster:
             max_payload, window = udp.MAX_PAYLOAD, udp.window(sock, len(addresses))
         else:
             root_port, max_payload, window = 0, tcp.MAX_PAYLOAD, udp.MAX_WINDOW
-        encoder = WireCodec(wire.x, self._params.hidden).encoder(activations.x)
+        x_codec = WireCodec(wire.x, self._params.hidden)
+        encoder = x_codec.encoder(activations.x)
+        layout = round_layout(
+            x_codec,
+            WireCodec(wire.partial, self._params.hidden),
+            n_layers=self._params.n_layers,
+            max_tokens=activations.max_tokens,
+            max_payload=max_payload,
+            window=window,
+        )
         terms = Terms(
             cluster=self._cluster,
             session=self.name,
             key=os.urandom(32),
-            layout=_layout(self._params, wire, activations.max_tokens, max_payload, window),
+            layout=layout,
             root_port=root_port,
             transport=options.transport,
             wire=wire,
@@ -275,8 +284,11 @@ class Cluster:
         }
 
     def _ask(self, name: str) -> WorkerInfo:
-        """Raises `HaloError` for a worker that does not answer, or cannot be reached from here."""
+        """Raises `HaloError` for a worker that does not answer, or cannot be used from here."""
         worker = describe(self._session, control.worker_key(self._cluster, name))
+        if worker.worker != name:
+            raise HaloError(f"worker {name} says that it is {worker.worker}")
+        check_version(worker)
         towards = local_address_towards(address_of(worker)[0])
         assert self._udp is not None
         if not self._udp.reaches(towards):
@@ -297,19 +309,3 @@ class Cluster:
             self._left.add(worker)
         if self._replanner is not None:
             self._replanner.put(Left(worker) if gone else Came(worker))
-
-
-def _layout(
-    params: HyperParameters, wire: Wire, max_tokens: int, max_payload: int, window: int
-) -> RoundLayout:
-    x, partial = WireCodec(wire.x, params.hidden), WireCodec(wire.partial, params.hidden)
-    return RoundLayout(
-        n_layers=params.n_layers,
-        max_tokens=max_tokens,
-        x_row_bytes=x.row_bytes,
-        x_block_bytes=x.block_bytes,
-        partial_row_bytes=partial.row_bytes,
-        partial_block_bytes=partial.block_bytes,
-        max_payload=max_payload,
-        window=window,
-    )

@@ -9,6 +9,7 @@ import time
 
 from halo_edge.cluster.fill_compute import HeldFill
 from halo_edge.cluster.messages import Assignment, Transport
+from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.speed import DecodeSpeed
 from halo_edge.cluster.worker_shards import Fetch, load_fill, load_shards
@@ -16,7 +17,6 @@ from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import WireCodec
 from halo_edge.sync.ids import DeviceId
-from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.timing import Recovery
 from halo_edge.sync.worker import WorkerRounds
 
@@ -33,13 +33,11 @@ class WorkerPart:
     ) -> None:
         x_codec = WireCodec(assignment.x_wire, assignment.width)
         partial_codec = WireCodec(assignment.partial_wire, assignment.width)
-        layout = RoundLayout(
+        layout = round_layout(
+            x_codec,
+            partial_codec,
             n_layers=len(assignment.shards),
             max_tokens=assignment.max_tokens,
-            x_row_bytes=x_codec.row_bytes,
-            x_block_bytes=x_codec.block_bytes,
-            partial_row_bytes=partial_codec.row_bytes,
-            partial_block_bytes=partial_codec.block_bytes,
             max_payload=assignment.max_payload,
             window=assignment.window,
         )

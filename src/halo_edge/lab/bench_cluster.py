@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from halo_edge.cluster import udp
+from halo_edge.cluster.round_layout import round_layout
 from halo_edge.compute.ffn import FfnGraphs, FfnWeights
 from halo_edge.compute.partials import PartialSum
 from halo_edge.compute.rows import Rows
@@ -24,7 +25,6 @@ from halo_edge.engine.forward import Forward
 from halo_edge.engine.trace import Activity
 from halo_edge.lab.stopwatch import Stopwatch
 from halo_edge.sync.ids import DeviceId, RoundId
-from halo_edge.sync.layout import RoundLayout
 from halo_edge.sync.root import RootRounds
 from halo_edge.sync.timing import Recovery
 from halo_edge.sync.worker import WorkerRounds
@@ -43,20 +43,18 @@ class _Setting:
         self.watch = Stopwatch()
         self.x = WireCodec(Wire.MIXED.x, hidden)
         self.partial = WireCodec(Wire.MIXED.partial, hidden)
-        self.layout = RoundLayout(
+        self.layout = round_layout(
+            self.x,
+            self.partial,
             n_layers=n_layers,
             max_tokens=1,
-            x_row_bytes=self.x.row_bytes,
-            x_block_bytes=self.x.block_bytes,
-            partial_row_bytes=self.partial.row_bytes,
-            partial_block_bytes=self.partial.block_bytes,
             max_payload=udp.MAX_PAYLOAD,
             window=udp.MAX_WINDOW,
         )
 
 
 class _Worker:
-    """As `cluster.worker.Session.serve`."""
+    """As `cluster.worker_session.Session.serve`."""
 
     def __init__(
         self,

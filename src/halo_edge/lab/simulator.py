@@ -16,6 +16,7 @@ import simpy
 
 from halo_edge.cluster import udp
 from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S
+from halo_edge.cluster.round_layout import round_layout
 from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.engine.engine import PREFILL_CHUNK
 from halo_edge.errors import HaloError
@@ -65,16 +66,12 @@ class Work:
 
     def layout(self, workers: int) -> RoundLayout:
         """As `cluster/root.py` makes it over UDP, with as many workers."""
-        x = WireCodec(self.wire.x, self.shape.hidden)
-        partial_ = WireCodec(self.wire.partial, self.shape.hidden)
         window = CAPACITY // max(workers, 1) // 2
-        return RoundLayout(
+        return round_layout(
+            WireCodec(self.wire.x, self.shape.hidden),
+            WireCodec(self.wire.partial, self.shape.hidden),
             n_layers=self.shape.n_layers,
             max_tokens=PREFILL_CHUNK,
-            x_row_bytes=x.row_bytes,
-            x_block_bytes=x.block_bytes,
-            partial_row_bytes=partial_.row_bytes,
-            partial_block_bytes=partial_.block_bytes,
             max_payload=udp.MAX_PAYLOAD,
             window=max(udp.MIN_WINDOW, min(udp.MAX_WINDOW, window)),
         )
