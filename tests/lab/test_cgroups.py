@@ -1,4 +1,4 @@
-"""CPU quotas and memory limits, on files that look like a kernel's and on the kernel itself."""
+"""Limits of CPU, memory and reading, on files like a kernel's and on the kernel itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from halo_edge.errors import HaloError
-from halo_edge.lab.cgroups import Cgroup, Hierarchies, cpu_quota, remove_tree
+from halo_edge.lab.cgroups import Cgroup, Hierarchies, cpu_quota, remove_if_empty, remove_tree
+from halo_edge.lab.disks import disk_under
 
 GROUP = "halo-lab/test-cgroups"
 
@@ -29,14 +30,20 @@ def test_version_1_is_found(tmp_path: Path) -> None:
         "cgroup /c/memory cgroup rw,memory 0 0\n"
         f"cgroup2 {tmp_path} cgroup2 rw 0 0\n"  # without controllers of its own
     )
-    assert Hierarchies.find(mounts) == Hierarchies(Path("/c/cpu,cpuacct"), Path("/c/memory"), False)
+    cpu, memory, io = Path("/c/cpu,cpuacct"), Path("/c/memory"), Path("/c/blkio")
+    assert Hierarchies.find(mounts) == Hierarchies(cpu, memory, False)
+    mounts.write_text(mounts.read_text() + "cgroup /c/blkio cgroup rw,blkio 0 0\n")
+    assert Hierarchies.find(mounts) == Hierarchies(cpu, memory, False, io)
+    assert Hierarchies.find(mounts).roots == [cpu, memory, io]
 
 
 def test_version_2_is_found(tmp_path: Path) -> None:
-    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     mounts = tmp_path / "mounts"
     mounts.write_text(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
-    assert Hierarchies.find(mounts) == Hierarchies(tmp_path, tmp_path, True)
+    for controllers, io in [("cpuset cpu io memory pids", tmp_path), ("cpu memory", None)]:
+        (tmp_path / "cgroup.controllers").write_text(controllers)
+        assert Hierarchies.find(mounts) == Hierarchies(tmp_path, tmp_path, True, io)
+        assert Hierarchies.find(mounts).roots == [tmp_path]
 
 
 def test_no_controllers(tmp_path: Path) -> None:
@@ -58,6 +65,41 @@ def test_version_2_is_given_limits(tmp_path: Path) -> None:
     assert (tmp_path / "halo-lab/x/memory.max").read_text() == str(1 << 30)
     group.limit_cpu(None)
     assert (tmp_path / "halo-lab/x/cpu.max").read_text() == "max"
+    with pytest.raises(HaloError, match="no blkio"):
+        group.limit_storage("254:0", 4e7)
+
+
+def test_version_2_is_given_a_disk_limit(tmp_path: Path) -> None:
+    group = Cgroup(Hierarchies(tmp_path, tmp_path, True, tmp_path), "halo-lab/x")
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory +io"
+    assert group.procs_files == [str(tmp_path / "halo-lab/x/cgroup.procs")]
+    group.limit_storage("254:0", 4e7)
+    assert (tmp_path / "halo-lab/x/io.max").read_text() == "254:0 rbps=40000000"
+    group.limit_storage("254:0", None)
+    assert (tmp_path / "halo-lab/x/io.max").read_text() == "254:0 rbps=max"
+
+
+def test_version_1_is_given_a_disk_limit(tmp_path: Path) -> None:
+    roots = [tmp_path / name for name in ("cpu", "memory", "blkio")]
+    group = Cgroup(Hierarchies(roots[0], roots[1], False, roots[2]), "halo-lab/x")
+    assert group.procs_files == [str(root / "halo-lab/x/cgroup.procs") for root in roots]
+    file = tmp_path / "blkio/halo-lab/x/blkio.throttle.read_bps_device"
+    group.limit_storage("254:0", 4e7)
+    assert file.read_text() == "254:0 40000000"
+    group.limit_storage("254:0", None)
+    assert file.read_text() == "254:0 0"
+    assert not list((tmp_path / "cpu/halo-lab/x").iterdir())
+
+
+def test_groups_of_all_hierarchies_are_removed(tmp_path: Path) -> None:
+    """Also one that a killed lab has left in one of them only."""
+    roots = [tmp_path / name for name in ("cpu", "memory", "blkio")]
+    hierarchies = Hierarchies(roots[0], roots[1], False, roots[2])
+    Cgroup(hierarchies, "halo-lab/x/n1")
+    (roots[2] / "halo-lab/x/n2").mkdir()
+    remove_tree(hierarchies, "halo-lab/x")
+    remove_if_empty(hierarchies, "halo-lab")
+    assert not any((root / "halo-lab").exists() for root in roots)
 
 
 @pytest.fixture
@@ -69,8 +111,7 @@ def hierarchies(root_user: None) -> Iterator[Hierarchies]:
         pytest.skip(str(error))
     yield found
     remove_tree(found, GROUP)
-    assert not (found.cpu / GROUP).exists()
-    assert not (found.memory / GROUP).exists()
+    assert not any((root / GROUP).exists() for root in found.roots)
 
 
 def test_a_process_in_the_group_gets_its_quota(hierarchies: Hierarchies) -> None:
@@ -96,6 +137,33 @@ def test_the_memory_limit_is_set_and_lifted(hierarchies: Hierarchies) -> None:
     assert (hierarchies.memory / GROUP / "small" / name).read_text().strip() == str(64 << 20)
     group.limit_memory(None)
     assert (hierarchies.memory / GROUP / "small" / name).read_text().strip() != str(64 << 20)
+
+
+def test_a_disk_is_read_at_its_limit(hierarchies: Hierarchies, tmp_path: Path) -> None:
+    """The kernel lets a tenth of a second's worth through at once; a busy disk only adds."""
+    if hierarchies.io is None:
+        pytest.skip("this kernel has no blkio or io controller")
+    try:
+        disk = disk_under(tmp_path)
+    except HaloError as error:
+        pytest.skip(str(error))
+    group = Cgroup(hierarchies, f"{GROUP}/reader")
+    group.limit_storage(disk, 20e6)
+    file = tmp_path / "file"
+    file.write_bytes(bytes(8_000_000))
+    program = (
+        "import os, sys, time\n"
+        "for name in sys.argv[2:]: open(name, 'w').write('0')\n"
+        "file = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "os.fsync(file)\n"
+        "os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)\n"
+        "began = time.monotonic()\n"
+        "while os.read(file, 1 << 20): pass\n"
+        "print(time.monotonic() - began)"
+    )
+    command = [sys.executable, "-c", program, str(file), *group.procs_files]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    assert float(done.stdout) > 8 / 20 - 0.15
 
 
 def test_removing_a_group_ends_its_processes(hierarchies: Hierarchies) -> None:

@@ -17,6 +17,7 @@ import pytest
 from halo_edge.errors import HaloError
 from halo_edge.lab import namespaces, running
 from halo_edge.lab.cgroups import Hierarchies
+from halo_edge.lab.disks import disk_under
 from halo_edge.lab.lab import Lab
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.names import LabNames
@@ -34,6 +35,7 @@ name = "n1"
 count = 2
 speed = 0.5
 memory_mb = 512
+storage_mb_s = 90
 delay_ms = 2
 """
 # Sends datagrams to a device that sends them back; prints how many came, and the fastest round
@@ -85,7 +87,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def left_behind() -> list[str]:
     names, hierarchies = LabNames(NAME), Hierarchies.find()
-    paths = [hierarchies.cpu / names.cgroup(), hierarchies.memory / names.cgroup(), names.directory]
+    paths = [names.directory, *(root / names.cgroup() for root in hierarchies.roots)]
     return [str(path) for path in paths if path.exists()] + namespaces.existing(names.namespace(""))
 
 
@@ -206,6 +208,31 @@ def test_workers_and_events(spec: LabSpec) -> None:
         lab.check()  # it was we who ended it
         lab.act(events[7])
         wait_for(lambda: _workers_of("n1") not in ([], [pid]))
+
+
+def test_a_disk_limit_is_set_where_it_can_be(
+    spec: LabSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hierarchies, told = Hierarchies.find(), list[str]()
+    with Lab(spec, told.append):
+        if hierarchies.io is not None and not any("storage_mb_s" in line for line in told):
+            name = "io.max" if hierarchies.unified else "blkio.throttle.read_bps_device"
+            limits = hierarchies.io / LabNames(NAME).cgroup("n2") / name
+            assert f"{disk_under(tmp_path)} " in limits.read_text()
+            assert "90000000" in limits.read_text()
+    told.clear()
+
+    def no_disk(directory: Path) -> str:
+        raise HaloError(f"{directory} is not on a block device of its own")
+
+    monkeypatch.setattr("halo_edge.lab.lab.disk_under", no_disk)
+    with Lab(spec, told.append) as up:
+        assert up.spawn("n2", ["true"]).wait(DEADLINE_S) == 0
+    shards = tmp_path / "shards"
+    assert [line for line in told if "storage_mb_s" in line] == [
+        f"lab {NAME}: storage_mb_s is for plans only, as {shards} is not on a block device of its "
+        "own"
+    ]
 
 
 def test_a_worker_that_ends_by_itself_is_told(spec: LabSpec) -> None:

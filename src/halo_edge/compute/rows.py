@@ -28,6 +28,10 @@ class Rows:
         """`values`: f32[rows, width]."""
         return cls(ggml.GGML_TYPE_F32, values.shape[1], values)
 
+    @property
+    def max_rows(self) -> int:
+        return int(self.data.nbytes // ggml.ggml_row_size(self.ggml_type, self.width))
+
     def read(self, context: GraphContext, tokens: int) -> Tensor:
         """The first `tokens` rows, as f32."""
         rows = context.external(self.ggml_type, (self.width, tokens), self.data)
@@ -40,8 +44,12 @@ class Rows:
         if self.ggml_type == ggml.GGML_TYPE_F32:
             context.store(result, self.data)
             return
-        rows = context.external(self.ggml_type, (self.width, tokens), self.data)
-        context.expand(ggml.ggml_cpy(context.ctx, result, rows))
+        self.copy(context, result, tokens)
+
+    def copy(self, context: GraphContext, rows: Tensor, tokens: int) -> None:
+        """As `write`, for `rows` that the graph only reads: they stay where they are."""
+        to = context.external(self.ggml_type, (self.width, tokens), self.data)
+        context.expand(ggml.ggml_cpy(context.ctx, rows, to))
 
     def clear(self, tokens: int) -> None:
         """Make the first `tokens` rows zero (all formats encode it as zero bytes)."""

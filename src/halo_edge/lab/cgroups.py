@@ -1,4 +1,4 @@
-"""A device's CPU quota and memory limit: control groups, version 1 or 2, whichever is there.
+"""A device's limits of CPU, memory and reading: control groups, version 1 or 2, whichever is there.
 
 A group also knows its processes, so that nothing of a lab outlives it. Nothing here knows of labs.
 """
@@ -31,11 +31,19 @@ def cpu_quota(speed: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Hierarchies:
-    """Where groups are made. The same directory twice in version 2."""
+    """Where groups are made; in version 2 one directory is all of it. `io`: None where reading
+    cannot be limited."""
 
     cpu: Path
     memory: Path
     unified: bool
+    io: Path | None = None
+
+    @property
+    def roots(self) -> list[Path]:
+        """Each directory once."""
+        found = (self.cpu, self.memory, self.io)
+        return list(dict.fromkeys(root for root in found if root is not None))
 
     @classmethod
     def find(cls, mounts: Path = Path("/proc/mounts")) -> Hierarchies:
@@ -47,12 +55,13 @@ class Hierarchies:
                 with contextlib.suppress(OSError):
                     controllers = (Path(mount_point) / "cgroup.controllers").read_text().split()
                     if {"cpu", "memory"} <= set(controllers):
-                        return cls(Path(mount_point), Path(mount_point), True)
+                        root = Path(mount_point)
+                        return cls(root, root, True, root if "io" in controllers else None)
             elif kind == "cgroup":
                 for controller in options.split(","):
                     version_1.setdefault(controller, Path(mount_point))
         try:
-            return cls(version_1["cpu"], version_1["memory"], False)
+            return cls(version_1["cpu"], version_1["memory"], False, version_1.get("blkio"))
         except KeyError as missing:
             raise HaloError(
                 f"this kernel offers no {missing} cgroup controller; the lab needs cpu and memory"
@@ -66,8 +75,10 @@ class Cgroup:
         """Raises `HaloError` where groups may not be made."""
         self._hierarchies = hierarchies
         self._cpu, self._memory = hierarchies.cpu / path, hierarchies.memory / path
+        self._directories = [root / path for root in hierarchies.roots]
+        self._io = None if hierarchies.io is None else hierarchies.io / path
         try:
-            for directory in (self._cpu, self._memory):
+            for directory in self._directories:
                 directory.mkdir(parents=True, exist_ok=True)
             if hierarchies.unified:
                 self._pass_controllers_down(Path(path))
@@ -77,7 +88,7 @@ class Cgroup:
     @property
     def procs_files(self) -> list[str]:
         """What a process writes "0" into, to belong to the group."""
-        return sorted({str(d / "cgroup.procs") for d in (self._cpu, self._memory)})
+        return [str(directory / "cgroup.procs") for directory in self._directories]
 
     def limit_cpu(self, speed: float | None) -> None:
         """`speed`: CPU time a second, in cores; None: as much as there is."""
@@ -101,9 +112,23 @@ class Cgroup:
             limit = UNLIMITED_V1_BYTES if nbytes is None else nbytes
             self._write(self._memory, "memory.limit_in_bytes", str(limit))
 
+    def limit_storage(self, disk: str, bytes_per_s: float | None) -> None:
+        """What it may read from a whole block device, `disk` (MAJOR:MINOR), the page cache not
+        counted; None: as much as that gives.
+
+        Raises `HaloError` also where the kernel cannot limit it.
+        """
+        if self._io is None:
+            raise HaloError("this kernel offers no blkio (or io) cgroup controller")
+        rate = None if bytes_per_s is None else max(1, round(bytes_per_s))
+        if self._unified:
+            self._write(self._io, "io.max", f"{disk} rbps={'max' if rate is None else rate}")
+        else:
+            self._write(self._io, "blkio.throttle.read_bps_device", f"{disk} {rate or 0}")
+
     def pids(self) -> set[int]:
         found: set[int] = set()
-        for directory in (self._cpu, self._memory):
+        for directory in self._directories:
             with contextlib.suppress(OSError):
                 found.update(map(int, (directory / "cgroup.procs").read_text().split()))
         return found
@@ -115,7 +140,7 @@ class Cgroup:
             for pid in self.pids():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if all(_removed(directory) for directory in (self._cpu, self._memory)):
+            if all(_removed(directory) for directory in self._directories):
                 return
             if time.monotonic() > deadline:
                 raise HaloError(f"the processes {self.pids()} in cgroup {self._cpu} do not end")
@@ -130,9 +155,9 @@ class Cgroup:
         return "max" if self._unified else "-1"
 
     def _pass_controllers_down(self, path: Path) -> None:
-        parent = self._hierarchies.cpu
+        parent, io = self._hierarchies.cpu, "" if self._io is None else " +io"
         for part in path.parts:
-            (parent / "cgroup.subtree_control").write_text("+cpu +memory")
+            (parent / "cgroup.subtree_control").write_text(f"+cpu +memory{io}")
             parent /= part
 
     def _write(self, directory: Path, name: str, value: str) -> None:
@@ -144,19 +169,17 @@ class Cgroup:
 
 def remove_tree(hierarchies: Hierarchies, path: str) -> None:
     """Take away the group at `path` and those directly below it, with their processes."""
-    below = {
-        d.name for root in (hierarchies.cpu, hierarchies.memory) for d in _children(root / path)
-    }
+    below = {d.name for root in hierarchies.roots for d in _children(root / path)}
     for name in sorted(below):
         Cgroup(hierarchies, f"{path}/{name}").remove()
-    if any((root / path).exists() for root in (hierarchies.cpu, hierarchies.memory)):
+    if any((root / path).exists() for root in hierarchies.roots):
         Cgroup(hierarchies, path).remove()
 
 
 def remove_if_empty(hierarchies: Hierarchies, path: str) -> None:
     """Take away the group at `path` unless something is in it."""
-    for top in {hierarchies.cpu, hierarchies.memory}:
-        _removed(top / path)
+    for root in hierarchies.roots:
+        _removed(root / path)
 
 
 def _children(directory: Path) -> list[Path]:

@@ -11,8 +11,8 @@ import struct
 import time
 from typing import Final
 
+from halo_edge.cluster.stopwatch import typical
 from halo_edge.lab.link import Link, LinkSettings
-from halo_edge.lab.stopwatch import typical
 from halo_edge.lab.switch import Port, Switch
 from halo_edge.plan.device_profile import Machine
 

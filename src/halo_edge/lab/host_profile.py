@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from halo_edge.cluster.bench_rounds import WORKERS
+from halo_edge.cluster.stopwatch import Stopwatch, typical
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.compute.runtime import Runtime
 from halo_edge.engine.engine import PREFILL_CHUNK, Engine
@@ -18,11 +20,10 @@ from halo_edge.engine.forward import Forward
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.engine.trace import Activity, Recorder, spans_of
 from halo_edge.errors import HaloError
-from halo_edge.lab.bench_cluster import WORKERS, BenchCluster
+from halo_edge.lab.bench_cluster import BenchCluster
 from halo_edge.lab.host_machine import measure_machine
 from halo_edge.lab.profiles import OTHERS
 from halo_edge.lab.shapes import read_shape
-from halo_edge.lab.stopwatch import Stopwatch, typical
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.model.synth import SHAPES, write_synthetic

@@ -24,6 +24,7 @@ from halo_edge.cluster.worker_process import WorkerStart
 from halo_edge.errors import HaloError
 from halo_edge.lab import namespaces
 from halo_edge.lab.cgroups import Cgroup, Hierarchies
+from halo_edge.lab.disks import disk_under
 from halo_edge.lab.fabric import DeviceCounters, Fabric
 from halo_edge.lab.fabrics import open_fabric
 from halo_edge.lab.link import LinkSettings
@@ -79,6 +80,7 @@ class Lab:
             group.limit_cpu(device.speed)
             group.limit_memory(device.memory_bytes)
             self._cgroups[device.name] = group
+        self._limit_storage()
         self._fabric: Fabric = stack.enter_context(open_fabric(spec, names))
         for device in spec.devices:
             namespaces.configure(
@@ -89,6 +91,16 @@ class Lab:
                 names.neighbours(spec, device.name),
             )
         self._tell(f"lab {spec.name}: {len(spec.devices)} devices, {self._fabric.describe()}")
+
+    def _limit_storage(self) -> None:
+        """Of the devices that say how fast theirs is, where that is possible."""
+        limited = [device for device in self.spec.devices if device.storage_bytes_per_s is not None]
+        try:
+            disk = disk_under(user_shards()) if limited else ""
+            for device in limited:
+                self._cgroups[device.name].limit_storage(disk, device.storage_bytes_per_s)
+        except HaloError as error:
+            self._tell(f"lab {self.spec.name}: storage_mb_s is for plans only, as {error}")
 
     def environment(self) -> dict[str, str]:
         """What a root's process finds the workers by, and the way to this installation's `halo`."""

@@ -54,8 +54,8 @@ class FabricKind(StrEnum):
 class DeviceSpec:
     """`speed`: CPU time it may use, in cores of this machine (None: no limit). `cores`: where it
     may run (empty: anywhere). `profile`: what it computes like in the simulator and in plans.
-    `storage_bytes_per_s`: how fast it reads weights that do not stay in memory, in plans (None:
-    there are no such). `up`, `down`: its link, from it and to it."""
+    `storage_bytes_per_s`: how fast it reads from disk (None: in the lab no limit, in plans all it
+    holds must stay in memory). `up`, `down`: its link, from it and to it."""
 
     name: str
     speed: float | None = None
