@@ -1,0 +1,95 @@
+"""A device's benchmark, kept on disk: the second session with a model begins without it.
+
+What it says is where planning begins; real rounds take its place soon. So nothing is made of a file
+that is old, damaged or somebody else's but a new measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from halo_edge import __version__
+from halo_edge.cluster.messages import decode, encode
+from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask, profile_of, reply_of
+from halo_edge.cluster.storage import read_bandwidth
+from halo_edge.errors import HaloError
+from halo_edge.groups.shard import ContentHash
+from halo_edge.plan.device_profile import DeviceProfile
+
+BELIEVED_S: Final = 7 * 86400.0
+MAX_BYTES: Final = 1 << 16
+MIN_MEMORY_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`storage_bytes_per_s`: None where it cannot be told."""
+
+    profile: DeviceProfile
+    storage_bytes_per_s: float | None
+
+
+class Benchmarks:
+    """This device's, with so many compute threads; kept in `directory`, where shards are. Any
+    thread may ask; one measures at a time."""
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        self._directory = directory
+        self._threads = threads
+        self._measuring = threading.Lock()
+
+    def of(self, task: BenchmarkTask, memory_bytes: int | None) -> Benchmark:
+        """For that model. Measures if it has to, which takes a second or two, and a part of
+        `memory_bytes` (None: enough). Raises `HaloError` if it cannot be measured."""
+        with self._measuring:
+            path = self._path(task)
+            known = _read(path)
+            if known is None:
+                # What it takes is not for the memory of a worker that was measured before.
+                from halo_edge.cluster.device_benchmark import MEMORY_BYTES, measure_device
+
+                room = MEMORY_BYTES
+                if memory_bytes is not None:
+                    room = max(MIN_MEMORY_BYTES, min(room, memory_bytes // 8))
+                profile = measure_device(task, self._threads, memory_bytes=room)
+                known = Benchmark(profile, read_bandwidth(self._directory))
+                self._keep(path, known)
+            return known
+
+    def _path(self, task: BenchmarkTask) -> Path:
+        what = (__version__, os.uname().machine, socket.gethostname(), self._threads)
+        key = ContentHash()
+        key.update(repr(what).encode() + msgspec.json.encode(task))
+        return self._directory / f"benchmark-{key.hexdigest()[:32]}.json"
+
+    def _keep(self, path: Path, benchmark: Benchmark) -> None:
+        """If the disk takes it."""
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            reply = reply_of(benchmark.profile, benchmark.storage_bytes_per_s)
+            unfinished.write_bytes(encode(reply))
+            unfinished.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Benchmark | None:
+    try:
+        if not 0 <= time.time() - path.stat().st_mtime < BELIEVED_S:
+            return None
+        with path.open("rb") as file:
+            reply = decode(file.read(MAX_BYTES), BenchmarkReply, path.name)
+        return Benchmark(profile_of(reply, "measured"), reply.storage_bytes_per_s)
+    except (OSError, HaloError):
+        return None
