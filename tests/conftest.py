@@ -205,7 +205,7 @@ class OpenModel:
         self.forward = Forward(
             self.gguf, self.params, self.runtime, cells=cells, max_tokens=max_tokens
         )
-        weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
+        weights = [(FfnWeights.from_gguf(self.gguf, i),) for i in range(self.params.n_layers)]
         acts = self.forward.activations
         graphs = FfnGraphs(self.runtime, weights, VectorRows.f32(acts.x), VectorRows.f32(acts.ffn))
         self.gather = LocalFfn(graphs, self.forward.tracer)

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+from numpy.typing import NDArray
 
 from halo_edge.cluster import control, fill_fetch
 from halo_edge.cluster.fill_compute import HeldFill, as_f16, compute_fills, regression_nbytes
 from halo_edge.cluster.fill_fetch import fetch_fills, packed_regression
 from halo_edge.cluster.shard_cache import PIECE_BYTES
 from halo_edge.compute.runtime import Runtime
+from halo_edge.compute.weights import Matrix
 from halo_edge.errors import HaloError
 from halo_edge.groups.ffn_source import FfnSource
+from halo_edge.groups.partition import tiles
 from halo_edge.groups.profile import Profile
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.sync.ids import DeviceId
@@ -26,19 +29,24 @@ NEURONS = range(128, 320)
 WORKER = {DeviceId(1): "w"}
 
 
+def dequantised(matrix: Matrix) -> NDArray[np.float32]:
+    found = dequantize(matrix.bytes_2d(), GGMLQuantizationType(matrix.ggml_type))
+    return np.asarray(found, np.float32)
+
+
 @pytest.mark.parametrize("repack", [True, False])
 def test_the_product(
     tiny_model: Path, random_profile: Callable[..., Profile], repack: bool
 ) -> None:
     profile, gguf = random_profile(tiny_model), GgufFile.open(tiny_model)
     source = FfnSource(gguf, [layer.permutation for layer in profile.layers])
-    weights = [source.cut(layer, NEURONS) for layer in range(3)]
+    weights = [source.cuts(layer, tiles(NEURONS)) for layer in range(3)]
     blob = packed_regression(profile.layers, NEURONS)
     assert blob.nbytes == regression_nbytes(weights, 5) == 3 * 5 * len(NEURONS) * 2
     found = compute_fills(Runtime(1, repack=repack), weights, blob, 5, 128)
     fills = found.view(np.float16).astype(np.float32).reshape(3, 128, 5)
-    for fill, part, layer in zip(fills, weights, profile.layers, strict=True):
-        down = dequantize(part.down.bytes_2d(), GGMLQuantizationType(part.down.ggml_type))
+    for fill, parts, layer in zip(fills, weights, profile.layers, strict=True):
+        down = np.concatenate([dequantised(part.down) for part in parts], axis=1)
         exact = down @ layer.regression[NEURONS.start : NEURONS.stop]
         assert np.sqrt(np.mean((fill - exact) ** 2) / np.mean(exact**2)) < 0.02
 
@@ -47,7 +55,7 @@ def test_layers_without_a_shard_are_zero(
     tiny_model: Path, random_profile: Callable[..., Profile]
 ) -> None:
     source = FfnSource(GgufFile.open(tiny_model))
-    weights = [None, source.cut(1, NEURONS), None]
+    weights = [[], source.cuts(1, tiles(NEURONS)), []]
     blob = packed_regression(random_profile(tiny_model).layers[1:2], NEURONS)
     assert blob.nbytes == regression_nbytes(weights, 5)
     found = compute_fills(Runtime(1), weights, blob, 5, 128).view(np.float16).reshape(3, -1)
@@ -58,7 +66,7 @@ def test_layers_without_a_shard_are_zero(
 
 def test_no_unbounded_allocation() -> None:
     with pytest.raises(HaloError, match="too large"):
-        compute_fills(Runtime(1), [None] * 1024, np.empty(0, np.uint8), 1025, 1 << 20)
+        compute_fills(Runtime(1), [[]] * 1024, np.empty(0, np.uint8), 1025, 1 << 20)
 
 
 def test_half_precision_without_infinities() -> None:

@@ -15,8 +15,8 @@ from halo_edge.cluster.messages import (
     ClockReply,
     FillPiece,
     FillTask,
-    LayerShard,
     ShardPiece,
+    Tile,
     TraceReply,
     Transport,
     WorkerInfo,
@@ -26,7 +26,7 @@ from halo_edge.cluster.messages import (
 from halo_edge.compute.wire import WireFormat
 from halo_edge.errors import HaloError
 
-SHARD = LayerShard(neurons=64, gate_type=2, up_type=2, down_type=8, sha256="0" * 64)
+TILE = Tile(neurons=64, gate_type=2, up_type=2, down_type=8, sha256="0" * 64)
 ASSIGNMENT = Assignment(
     control_version=CONTROL_VERSION,
     session="s",
@@ -42,7 +42,7 @@ ASSIGNMENT = Assignment(
     max_tokens=128,
     max_payload=1200,
     window=64,
-    shards=[SHARD, None],
+    shards=[[TILE, TILE], []],
     fill=FillTask(columns=65, sha256="0" * 64),
 )
 
@@ -64,8 +64,9 @@ def test_round_trip() -> None:
         ("max_tokens", -1),
         ("max_payload", 1 << 20),
         ("shards", []),
-        ("shards", [None] * 1025),
-        ("shards", [{"neurons": 1}]),
+        ("shards", [[]] * 1025),
+        ("shards", [[{"neurons": 1}]]),
+        ("shards", [None]),
         ("fill", {"columns": 0, "sha256": "0" * 64}),
         ("fill", {"columns": 1 << 20, "sha256": "0" * 64}),
         ("fill", {"columns": 65, "sha256": "../" + "0" * 61}),

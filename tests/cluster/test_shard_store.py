@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halo_edge.cluster.messages import LayerShard
+from halo_edge.cluster.messages import Tile
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.shard_index import MAX_BYTES, ShardIndex
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.errors import HaloError
 from halo_edge.groups.ffn_source import FfnSource
+from halo_edge.groups.partition import tiles
 from halo_edge.groups.profile import Profile
 from halo_edge.groups.shard import content_hash, pack
 from halo_edge.model.gguf_file import GgufFile
@@ -44,18 +45,17 @@ def store_of(source: FfnSource, directory: Path, limit_bytes: int = 1 << 30) -> 
     return ShardStore(source, LAYERS, 128, ShardCache(directory, limit_bytes))
 
 
-def check(store: ShardStore, source: FfnSource, described: list[list[LayerShard | None]]) -> None:
-    """Every shard is served, and given as weights, as it is cut."""
+def check(store: ShardStore, source: FfnSource, described: list[list[list[Tile]]]) -> None:
+    """Every tile is served, and given as weights, as it is cut."""
     for part, shards in zip(PARTS, described, strict=True):
         for layer, shard in enumerate(shards):
-            if shard is None:
-                assert not part
-                continue
-            packed = pack(source.cut(layer, part))
-            assert shard.sha256 == content_hash(packed)
-            assert shard.neurons == len(part)
-            np.testing.assert_array_equal(store.packed(shard.sha256), packed)
-            np.testing.assert_array_equal(pack(store.weights(layer, part)), packed)
+            found = store.weights(layer, part)
+            for tile, neurons, weights in zip(shard, tiles(part), found, strict=True):
+                packed = pack(source.cut(layer, neurons))
+                assert tile.sha256 == content_hash(packed)
+                assert tile.neurons == len(neurons)
+                np.testing.assert_array_equal(store.packed(tile.sha256), packed)
+                np.testing.assert_array_equal(pack(weights), packed)
 
 
 def test_a_second_start_packs_nothing(source: Counting, tmp_path: Path) -> None:
@@ -68,21 +68,20 @@ def test_a_second_start_packs_nothing(source: Counting, tmp_path: Path) -> None:
     again = store_of(source, tmp_path)
     assert again.describe(PARTS) == described
     again.weights(1, PARTS[0])
-    again.packed(described[2][0].sha256)  # type: ignore[union-attr]
+    again.packed(described[2][0][0].sha256)
     assert source.cuts_made == 0
     check(again, source, described)
-    more = again.describe([PARTS[0], range(128, 256), range(256, 512)])
-    assert more[0] == described[0]
+    more = again.describe([range(0, 192), range(192, 512)])
+    assert more[1][0][1:] == described[2][0][1:]  # the tile that both have
     assert again.describe(PARTS) == described
 
 
 def test_weights_are_mapped(source: Counting, tmp_path: Path) -> None:
     store = store_of(source, tmp_path)
     store.describe(PARTS)
-    assert not store.weights(0, PARTS[0]).gate.data.flags.writeable
-    mapped = store.mapped(0, PARTS[0])
-    assert mapped is not None
-    assert store.mapped(0, range(64)) is None
+    assert not any(tile.gate.data.flags.writeable for tile in store.weights(0, PARTS[2]))
+    assert len(store.mapped(0, PARTS[2])) == 2
+    assert store.mapped(0, range(64)) == []
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
@@ -91,15 +90,14 @@ def test_damaged_shards_are_cut_again(
 ) -> None:
     described = store_of(source, tmp_path).describe(PARTS)
     for shards in described:
-        for shard in shards:
-            if shard is not None:
-                path = tmp_path / shard.sha256
-                path.write_bytes(damage(path.read_bytes()))
+        for tile in (tile for shard in shards for tile in shard):
+            path = tmp_path / tile.sha256
+            path.write_bytes(damage(path.read_bytes()))
     store = store_of(source, tmp_path)
     assert store.describe(PARTS) == described
     assert source.cuts_made >= LAYERS
-    packed = pack(source.cut(1, PARTS[2]))
-    np.testing.assert_array_equal(pack(store.weights(1, PARTS[2])), packed)
+    packed = pack(source.cut(1, range(256, 512)))
+    np.testing.assert_array_equal(pack(store.weights(1, PARTS[2])[1]), packed)
     check(store, source, described)
 
 
@@ -131,7 +129,7 @@ def test_without_a_disk(source: Counting, tmp_path: Path) -> None:
     store = store_of(source, tmp_path / "file" / "shards")
     described = store.describe(PARTS)
     check(store, source, described)
-    assert store.mapped(0, PARTS[0]) is None
+    assert store.mapped(0, PARTS[0]) == []
     blob = np.arange(1000, dtype=np.uint8)
     np.testing.assert_array_equal(store.packed(store.add_blob(blob)), blob)
 
@@ -152,7 +150,7 @@ def test_bounded_but_never_what_is_in_use(source: Counting, tmp_path: Path) -> N
     os.utime(old, (1, 1))
     described = store_of(source, tmp_path, limit_bytes=1).describe(PARTS)
     assert not old.exists()
-    names = {shard.sha256 for shards in described for shard in shards if shard is not None}
+    names = {tile.sha256 for shards in described for shard in shards for tile in shard}
     assert {path.name for path in tmp_path.iterdir()} == names | {f"{source.name}.index"}
 
 
@@ -170,5 +168,5 @@ def test_blobs(source: Counting, tmp_path: Path) -> None:
     name = store.add_blob(blob)
     assert store.add_blob(blob) == name
     np.testing.assert_array_equal(store.packed(name), blob)
-    with pytest.raises(HaloError, match="no such shard"):
+    with pytest.raises(HaloError, match="no such tile"):
         store.packed("0" * 64)

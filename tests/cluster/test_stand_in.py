@@ -58,7 +58,7 @@ class Root:
         out = memoryview(bytearray(tokens * self.partial_codec.row_bytes))
         graphs = FfnGraphs(
             Runtime(1, repack=repack),
-            [self.source.cut(layer, NEURONS[device])],
+            [self.store.weights(layer, NEURONS[device])],
             self.x_codec.rows(memoryview(bytearray(x))),
             self.partial_codec.rows(out),
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from halo_edge.compute import ffn
 from halo_edge.compute.activations import Activations
-from halo_edge.compute.ffn import MAX_GRAPH_SETS, FfnGraphs, FfnWeights
+from halo_edge.compute.ffn import MAX_GRAPH_SETS, FfnGraphs, FfnWeights, LayerWeights
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.model.gguf_file import GgufFile
@@ -30,7 +30,8 @@ def open_weights(path: Path) -> tuple[HyperParameters, list[FfnWeights]]:
 
 
 def graphs_over(acts: Activations, weights: Sequence[FfnWeights | None]) -> FfnGraphs:
-    return FfnGraphs(Runtime(1), weights, Rows.f32(acts.x), Rows.f32(acts.ffn))
+    by_layer = [() if each is None else (each,) for each in weights]
+    return FfnGraphs(Runtime(1), by_layer, Rows.f32(acts.x), Rows.f32(acts.ffn))
 
 
 def expected(path: Path, layer: int, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -90,7 +91,7 @@ def test_graphs_are_kept_for_the_token_counts_lately_used(
     built: list[int] = []
     build = ffn.build_ffn
 
-    def counted(runtime: Runtime, weights: FfnWeights, tokens: int, *rest: Any) -> Any:
+    def counted(runtime: Runtime, weights: LayerWeights, tokens: int, *rest: Any) -> Any:
         built.append(tokens)
         return build(runtime, weights, tokens, *rest)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from halo_edge.compute.mapped import drop_mapped_pages, resident_share, want_mapped_pages
+from halo_edge.model.gguf_file import GgufFile
 
 
 @pytest.fixture
@@ -37,3 +38,31 @@ def test_other_memory() -> None:
     drop_mapped_pages(own)  # nobody could bring these back
     want_mapped_pages(own)
     assert own[9_999] == 9_999 % 256
+
+
+def mapped_kib(path: Path) -> int:
+    """Of the file's pages, those that this process has."""
+    total, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            ours = line.endswith(str(path))
+        elif ours and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+def test_pages_are_given_back(tiny_model: Path, tmp_path: Path) -> None:
+    """Of a model's file, and of a part of a file with what was read around it."""
+    matrix = GgufFile.open(tiny_model).tensor_bytes("blk.0.ffn_gate.weight")
+    matrix.sum()
+    before = mapped_kib(tiny_model)
+    drop_mapped_pages(matrix)
+    assert mapped_kib(tiny_model) < before
+
+    path = tmp_path / "file"
+    np.zeros(1 << 20, np.uint8).tofile(path)
+    part = np.memmap(path, np.uint8, "r").view(np.ndarray)[500_000:520_000]
+    part.sum()
+    assert mapped_kib(path) >= 20
+    drop_mapped_pages(part)
+    assert mapped_kib(path) == 0

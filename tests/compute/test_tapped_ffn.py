@@ -32,7 +32,7 @@ def test_both_halves_are_the_whole(weights: list[FfnWeights]) -> None:
     x[:] = np.random.default_rng(0).standard_normal(x.shape)
     runtime = Runtime(1)
     tapped = TappedFfn(runtime, weights, x, out)
-    graphs = FfnGraphs(runtime, weights, Rows.f32(x), Rows.f32(whole))
+    graphs = FfnGraphs(runtime, [(each,) for each in weights], Rows.f32(x), Rows.f32(whole))
     for layer in range(3):
         for tokens in (1, TOKENS, 16):
             tapped.activate(layer, tokens)

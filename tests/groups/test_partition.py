@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_edge.groups.partition import GROUP_SIZE, Partition
+from halo_edge.groups.partition import GROUP_SIZE, TILE_NEURONS, Partition, tiles
 
 
 @given(st.integers(1, 20_000), st.integers(1, 300), st.data())
@@ -32,3 +32,16 @@ def test_number_of_groups(neurons: int, n_groups: int) -> None:
     assert Partition(neurons).neuron_range(range(n_groups - 1, n_groups)) == range(
         (n_groups - 1) * GROUP_SIZE, neurons
     )
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_tiles(start: int, length: int) -> None:
+    neurons = range(start, start + length)
+    found = tiles(neurons)
+    assert [neuron for tile in found for neuron in tile] == list(neurons)
+    assert all(0 < len(tile) <= TILE_NEURONS for tile in found)
+    assert all(tile.start % TILE_NEURONS == 0 for tile in found[1:])
+
+
+def test_neighbours_have_tiles_in_common() -> None:
+    assert set(tiles(range(100, 1000))) & set(tiles(range(300, 900))) == {range(512, 768)}

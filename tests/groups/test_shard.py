@@ -39,7 +39,7 @@ SPLITS = {
 
 def compute(weights: FfnWeights, x: NDArray[np.float32]) -> NDArray[np.float32]:
     out = np.zeros_like(x)
-    assert FfnGraphs(Runtime(1), [weights], Rows.f32(x), Rows.f32(out)).run(0, len(x))
+    assert FfnGraphs(Runtime(1), [(weights,)], Rows.f32(x), Rows.f32(out)).run(0, len(x))
     return out
 
 

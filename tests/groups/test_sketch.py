@@ -21,7 +21,7 @@ HIDDEN, N_LAYERS, ROWS = 128, 3, 20  # of the tiny model
 
 def graphs_with(sketch: Sketch, acts: Activations, path: Path, empty: int | None) -> FfnGraphs:
     gguf = GgufFile.open(path)
-    weights = [None if i == empty else FfnWeights.from_gguf(gguf, i) for i in range(N_LAYERS)]
+    weights = [() if i == empty else (FfnWeights.from_gguf(gguf, i),) for i in range(N_LAYERS)]
     x, out = Rows.f32(acts.x), Rows.f32(acts.ffn)
     return FfnGraphs(Runtime(1), weights, x, out, sketch.projections)
 
@@ -36,7 +36,7 @@ def test_each_run_brings_z_up_to_date(make_profile: Any, tiny_model: Path, token
     graphs = graphs_with(sketch, acts, tiny_model, empty=1)
     plain = FfnGraphs(
         Runtime(1),
-        [FfnWeights.from_gguf(GgufFile.open(tiny_model), i) for i in range(N_LAYERS)],
+        [(FfnWeights.from_gguf(GgufFile.open(tiny_model), i),) for i in range(N_LAYERS)],
         Rows.f32(acts.x),
         Rows.f32(acts.ffn),
     )

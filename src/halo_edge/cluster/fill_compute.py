@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.cluster.shard_cache import PIECE_BYTES
-from halo_edge.compute.ffn import FfnWeights
+from halo_edge.compute.ffn import LayerWeights
+from halo_edge.compute.joined import Along, joined
+from halo_edge.compute.mapped import drop_mapped_pages
 from halo_edge.compute.product import multiply
 from halo_edge.compute.runtime import Runtime
 from halo_edge.errors import HaloError
@@ -23,14 +25,14 @@ MAX_FILL_BYTES: Final = 1 << 28
 _F16_MAX: Final = 65504.0
 
 
-def regression_nbytes(weights: Sequence[FfnWeights | None], columns: int) -> int:
+def regression_nbytes(weights: Sequence[LayerWeights], columns: int) -> int:
     """The size of what goes with a worker's shards."""
-    return 2 * columns * sum(part.gate.rows for part in weights if part is not None)
+    return 2 * columns * sum(tile.gate.rows for tiles in weights for tile in tiles)
 
 
 def compute_fills(
     runtime: Runtime,
-    weights: Sequence[FfnWeights | None],
+    weights: Sequence[LayerWeights],
     regression: NDArray[np.uint8],
     columns: int,
     width: int,
@@ -43,11 +45,14 @@ def compute_fills(
         raise HaloError(f"a fill of {len(weights)} x {width} x {columns} values is too large")
     fills = np.zeros((len(weights), width, columns), np.float16)
     values, start = regression.view(np.float16), 0
-    for fill, part in zip(fills, weights, strict=True):
-        if part is not None:
-            stop = start + columns * part.gate.rows
+    for fill, tiles in zip(fills, weights, strict=True):
+        if tiles:
+            down = joined([tile.down for tile in tiles], Along.COLUMNS)
+            stop = start + columns * down.columns
             vectors = values[start:stop].reshape(columns, -1).astype(np.float32)
-            fill[:] = as_f16(multiply(runtime, part.down, vectors).T)
+            fill[:] = as_f16(multiply(runtime, down, vectors).T)
+            for tile in tiles:
+                drop_mapped_pages(tile.down.data)
             start = stop
     return fills.reshape(-1).view(np.uint8)
 

@@ -18,11 +18,13 @@ from halo_edge.errors import HaloError
 
 # Raised when a change makes roots and workers of different versions misunderstand each other, here
 # or in the datagrams.
-CONTROL_VERSION: Final = 3
+CONTROL_VERSION: Final = 4
 # What a worker records, 4 spans a round: some 270 tokens of a model of 30 layers. 1.3 MB.
 WORKER_SPANS: Final = 1 << 15
 
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Core = Annotated[int, Meta(ge=0, le=1 << 16)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+\Z")]
 # People read it: without control characters, which could do things to their terminal.
@@ -39,6 +41,17 @@ class Transport(Enum):
     TCP = "tcp"
 
 
+class Decode(Struct, frozen=True):
+    """Means over the last of so many `rounds` of one token, of which a worker computes so many
+    neurons: seconds of CPU time, and of the clock; and the CPU time of a whole round."""
+
+    neurons: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
+    rounds: Count = 0
+    cpu_s: Seconds = 0.0
+    wall_s: Seconds = 0.0
+    round_cpu_s: Seconds = 0.0
+
+
 class WorkerInfo(Struct, frozen=True, kw_only=True):
     """How a worker presents itself."""
 
@@ -48,22 +61,27 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     host: Text
     addresses: Annotated[list[Ipv4], Meta(min_length=1, max_length=32)]
     port: Port  # of rounds: UDP and TCP
-    cores: Count
-    threads: Count
-    memory_bytes: Count
+    machine: Text  # the same for workers of one machine
+    cores: Annotated[list[Core], Meta(min_length=1, max_length=4096)]  # on which it may run
+    threads: Annotated[int, Meta(ge=1, le=4096)]
+    cpu_quota: Annotated[float, Meta(gt=0, le=1e4)] | None  # CPU time a second, in cores
+    memory_bytes: Count | None  # that it may use
     session: Text  # of the root that it serves; empty: of none
-    # Of every layer's FFN, lately, for that root; 0: not known.
-    decode_neurons_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    decode: Decode = Decode()  # lately, for that root
 
 
-class LayerShard(Struct, frozen=True):
-    """One layer's packed shard (`groups.shard.ShardSpec`) and its sha256."""
+class Tile(Struct, frozen=True):
+    """Some consecutive neurons of a layer, packed (`groups.shard.ShardSpec`), and their sha256."""
 
     neurons: Annotated[int, Meta(ge=1, le=1 << 24)]
     gate_type: Count
     up_type: Count
     down_type: Count
     sha256: Sha256
+
+
+Tiles = Annotated[list[Tile], Meta(max_length=4096)]
+"""A device's shard of a layer; empty where it has no neurons."""
 
 
 class FillTask(Struct, frozen=True):
@@ -91,7 +109,10 @@ class Assignment(Struct, frozen=True, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=1, le=65535)]
     max_payload: Annotated[int, Meta(ge=64, le=65535)]
     window: Annotated[int, Meta(ge=1, le=65535)]
-    shards: Annotated[list[LayerShard | None], Meta(min_length=1, max_length=1024)]
+    # Of each layer: what is to stay in memory; and what is read from disk for every round, the
+    # least important last; empty: nothing is.
+    shards: Annotated[list[Tiles], Meta(min_length=1, max_length=1024)]
+    streamed: Annotated[list[Tiles], Meta(max_length=1024)] = []
     fill: FillTask | None = None
     trace: bool = False  # record where the time goes, and answer `/trace`
 

@@ -14,11 +14,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from halo_edge.compute.mapped import drop_mapped_pages
 from halo_edge.errors import HaloError
 from halo_edge.groups.shard import ContentHash, content_hash
 
 DEFAULT_LIMIT_BYTES: Final = 16 << 30
 PIECE_BYTES: Final = 1 << 20
+MAX_SUMS: Final = 1 << 16
 
 
 class ShardCache:
@@ -29,6 +31,7 @@ class ShardCache:
         self._limit_bytes = limit_bytes
         self.fetched_bytes = 0
         self.cached_bytes = 0
+        self._sums: dict[str, int] = {}
 
     def load(
         self, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes]
@@ -56,7 +59,21 @@ class ShardCache:
     def find(self, sha256: str, nbytes: int) -> NDArray[np.uint8] | None:
         """The shard, u8[nbytes], mapped, if it is there and its content is what its name says."""
         mapped = self.map(sha256, nbytes)
-        return mapped if mapped is not None and content_hash(mapped) == sha256 else None
+        if mapped is None or not self._is_sound(sha256, mapped):
+            return None
+        drop_mapped_pages(mapped)  # until they are used
+        return mapped
+
+    def _is_sound(self, sha256: str, mapped: NDArray[np.uint8]) -> bool:
+        """By its hash the first time, and then by a sum, which is made ten times as fast."""
+        known = self._sums.get(sha256)
+        if known is not None:
+            return checksum(mapped) == known
+        if content_hash(mapped) != sha256:
+            return False
+        if len(self._sums) < MAX_SUMS:
+            self._sums[sha256] = checksum(mapped)
+        return True
 
     def map(self, sha256: str, nbytes: int) -> NDArray[np.uint8] | None:
         """As `find`, whatever its content is: nothing of it is read."""
@@ -122,14 +139,22 @@ class ShardCache:
     def prune(self, keep: frozenset[str]) -> None:
         """Delete the longest unused files beyond the limit, except those named by `keep`."""
         try:
-            files = [(p.stat().st_mtime, p.stat().st_size, p) for p in self.directory.iterdir()]
+            with os.scandir(self.directory) as entries:
+                files = [(entry.stat(), entry.name) for entry in entries]
         except OSError:
             return  # nothing there yet, or another worker deletes at the same time
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files, key=lambda file: file[0]):
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, name in sorted(files, key=lambda file: file[0].st_mtime):
             if total <= self._limit_bytes:
                 return
-            if path.name not in keep:
+            if name not in keep:
                 with contextlib.suppress(OSError):  # gone meanwhile, or not ours to delete
-                    path.unlink()
-                    total -= size
+                    (self.directory / name).unlink()
+                    total -= stat.st_size
+
+
+def checksum(packed: NDArray[np.uint8]) -> int:
+    """The sum of 8-byte words, and of the bytes that are left. It tells a torn write or a flipped
+    bit, and is made as fast as memory is read."""
+    words = packed.nbytes // 8 * 8
+    return int(packed[:words].view(np.uint64).sum()) + int(packed[words:].sum())

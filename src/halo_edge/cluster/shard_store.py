@@ -1,4 +1,4 @@
-"""The root's packed shards: cut and packed once, kept on disk, mapped when they are read.
+"""The root's shards: cut into tiles and packed once, kept on disk, mapped when they are read.
 
 Where the disk does not take them they are cut and packed again whenever somebody wants one, a few
 at a time in memory.
@@ -14,15 +14,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_edge.cluster.messages import LayerShard
-from halo_edge.cluster.shard_cache import ShardCache
-from halo_edge.cluster.shard_index import IndexedShard, ShardIndex
-from halo_edge.compute.ffn import FfnWeights
+from halo_edge.cluster.messages import Tile
+from halo_edge.cluster.shard_cache import ShardCache, checksum
+from halo_edge.cluster.shard_index import IndexedTile, ShardIndex
+from halo_edge.compute.ffn import FfnWeights, LayerWeights
 from halo_edge.errors import HaloError
 from halo_edge.groups.ffn_source import FfnSource
+from halo_edge.groups.partition import tiles
 from halo_edge.groups.shard import ShardSpec, content_hash, pack, spec_of
 
-# Packed shards kept for the next piece: workers fetch theirs at the same time.
+# Packed tiles kept for the next piece: workers fetch theirs at the same time.
 MAX_PACKED: Final = 4
 
 
@@ -43,23 +44,27 @@ class ShardStore:
         self._packing = threading.Lock()
         self._packed: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
 
-    def describe(self, parts: Sequence[range]) -> list[list[LayerShard | None]]:
-        """For each of `parts`, ranges of neurons, the shard of every layer; None for no neurons.
+    def describe(self, parts: Sequence[range]) -> list[list[list[Tile]]]:
+        """For each of `parts`, ranges of neurons, the tiles of every layer; none for no neurons.
 
         Packs those that are not on disk.
         """
+        wanted = list(dict.fromkeys(tile for part in parts for tile in tiles(part)))
         for layer in range(self._n_layers):
-            missing = [part for part in parts if part and not self._has(layer, part)]
+            missing = [part for part in wanted if not self._has(layer, part)]
             if missing:
                 cut = self._source.cuts(layer, missing)
                 for part, weights in zip(missing, cut, strict=True):
                     self._add(layer, part, weights)
         self._index.save(self._on_disk)
         self._cache.prune(frozenset(self._sizes) | {self._index.file_name})
-        return [[self._shard(layer, part) for layer in range(self._n_layers)] for part in parts]
+        return [
+            [[self._tile(layer, tile) for tile in tiles(part)] for layer in range(self._n_layers)]
+            for part in parts
+        ]
 
     def add_blob(self, data: NDArray[np.uint8]) -> str:
-        """Keep something else that workers fetch as they do shards; its sha256."""
+        """Keep something else that workers fetch as they do tiles; its sha256."""
         sha256 = content_hash(data)
         self._sizes[sha256] = data.nbytes
         if self._find(sha256) is None:
@@ -69,12 +74,12 @@ class ShardStore:
         return sha256
 
     def packed(self, sha256: str) -> NDArray[np.uint8]:
-        """The bytes of a shard that was described, or of a blob.
+        """The bytes of a tile that was described, or of a blob.
 
         Raises `HaloError` for any other.
         """
         if sha256 not in self._sizes:
-            raise HaloError("no such shard in this session")
+            raise HaloError("no such tile in this session")
         with self._packing:
             mapped = self._find(sha256)
             if mapped is not None:
@@ -87,43 +92,54 @@ class ShardStore:
             self._packed.move_to_end(sha256)
             return packed
 
-    def weights(self, layer: int, neurons: range) -> FfnWeights:
-        """The shard of `neurons` of `layer`, mapped from disk, or else cut anew into memory.
+    def weights(self, layer: int, neurons: range) -> LayerWeights:
+        """The tiles of `neurons` of `layer`, mapped from disk, or else cut anew into memory.
 
-        Checked by its checksum: a round may be waiting, and sha256 takes longer than all the rest.
+        Checked by their checksums: a round may be waiting, and sha256 takes longer than all the
+        rest.
         """
-        indexed = self._index.get(layer, neurons)
+        return [self._mapped_tile(layer, tile) for tile in tiles(neurons)]
+
+    def mapped(self, layer: int, neurons: range) -> list[NDArray[np.uint8]]:
+        """Those packed tiles that are on disk, mapped for their pages and not for their content,
+        which is not checked."""
+        indexed = (self._index.get(layer, tile) for tile in tiles(neurons))
+        known = (found.tile for found in indexed if found is not None)
+        mapped = (self._cache.map(tile.sha256, self._nbytes(tile)) for tile in known)
+        return [packed for packed in mapped if packed is not None]
+
+    def _mapped_tile(self, layer: int, part: range) -> FfnWeights:
+        indexed = self._index.get(layer, part)
         if indexed is not None:
-            shard = indexed.shard
-            mapped = self._cache.map(shard.sha256, self._nbytes(shard))
+            tile = indexed.tile
+            mapped = self._cache.map(tile.sha256, self._nbytes(tile))
             if mapped is not None:
-                if shard.sha256 in self._verified or _checksum(mapped) == indexed.checksum:
-                    self._verified.add(shard.sha256)
-                    return self._spec(shard).weights(mapped)
-                self._cache.remove(shard.sha256)
-        return self._source.cut(layer, neurons)
+                if tile.sha256 in self._verified or checksum(mapped) == indexed.checksum:
+                    self._verified.add(tile.sha256)
+                    return self._spec(tile).weights(mapped)
+                self._cache.remove(tile.sha256)
+        return self._source.cut(layer, part)
 
-    def mapped(self, layer: int, neurons: range) -> NDArray[np.uint8] | None:
-        """The packed shard if it is on disk, mapped for its pages and not for its content, which
-        is not checked."""
-        shard = self._shard(layer, neurons)
-        return None if shard is None else self._cache.map(shard.sha256, self._nbytes(shard))
-
-    def _shard(self, layer: int, neurons: range) -> LayerShard | None:
-        indexed = self._index.get(layer, neurons)
-        return None if indexed is None else indexed.shard
+    def _tile(self, layer: int, part: range) -> Tile:
+        """One that was described."""
+        indexed = self._index.get(layer, part)
+        assert indexed is not None
+        return indexed.tile
 
     def _has(self, layer: int, part: range) -> bool:
-        shard = self._shard(layer, part)
-        if shard is None or shard.neurons != len(part) or not self._on_disk(shard):
+        indexed = self._index.get(layer, part)
+        if indexed is None:
             return False
-        self._places[shard.sha256] = (layer, part)
-        self._sizes[shard.sha256] = self._nbytes(shard)
+        tile = indexed.tile
+        if tile.neurons != len(part) or not self._on_disk(tile):
+            return False
+        self._places[tile.sha256] = (layer, part)
+        self._sizes[tile.sha256] = self._nbytes(tile)
         return True
 
-    def _on_disk(self, shard: LayerShard) -> bool:
+    def _on_disk(self, tile: Tile) -> bool:
         try:
-            return self._cache.touch(shard.sha256, self._nbytes(shard))
+            return self._cache.touch(tile.sha256, self._nbytes(tile))
         except ValueError:  # a damaged index
             return False
 
@@ -131,8 +147,8 @@ class ShardStore:
         packed, spec = pack(weights), spec_of(weights)
         sha256 = content_hash(packed)
         types = (spec.gate_type, spec.up_type, spec.down_type)
-        shard = LayerShard(spec.neurons, *types, sha256)
-        self._index.put(layer, part, IndexedShard(shard, _checksum(packed)))
+        tile = Tile(spec.neurons, *types, sha256)
+        self._index.put(layer, part, IndexedTile(tile, checksum(packed)))
         self._places[sha256] = (layer, part)
         self._keep(sha256, packed)
 
@@ -148,7 +164,7 @@ class ShardStore:
         self._verified.add(sha256)
 
     def _find(self, sha256: str) -> NDArray[np.uint8] | None:
-        """The mapped shard, its content checked once."""
+        """The mapped tile, its content checked once."""
         nbytes = self._sizes[sha256]
         if sha256 in self._verified:
             return self._cache.map(sha256, nbytes)
@@ -165,19 +181,12 @@ class ShardStore:
             raise HaloError("what a worker asked for is gone from the disk; start again")
         packed = pack(self._source.cut(*self._places[sha256]))
         if content_hash(packed) != sha256:
-            raise HaloError("the index of shards is damaged; remove the shards from the cache")
+            raise HaloError("the index of tiles is damaged; remove the shards from the cache")
         self._keep(sha256, packed)
         return packed
 
-    def _spec(self, shard: LayerShard) -> ShardSpec:
-        types = (shard.gate_type, shard.up_type, shard.down_type)
-        return ShardSpec(shard.neurons, self._width, *types)
+    def _spec(self, tile: Tile) -> ShardSpec:
+        return ShardSpec(tile.neurons, self._width, tile.gate_type, tile.up_type, tile.down_type)
 
-    def _nbytes(self, shard: LayerShard) -> int:
-        return self._spec(shard).nbytes
-
-
-def _checksum(packed: NDArray[np.uint8]) -> int:
-    """Of a packed shard, which is a whole number of 8-byte words: their sum. It tells a torn write
-    or a flipped bit, and runs as fast as memory."""
-    return int(packed.view(np.uint64).sum())
+    def _nbytes(self, tile: Tile) -> int:
+        return self._spec(tile).nbytes

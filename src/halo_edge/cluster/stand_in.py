@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from halo_edge.cluster.shard_store import ShardStore
-from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.compute.ffn import FfnGraphs, LayerWeights
 from halo_edge.compute.mapped import resident_share, want_mapped_pages
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import RowEncoder, WireCodec
@@ -27,6 +27,8 @@ from halo_edge.sync.ids import DeviceId
 DISK_BYTES_PER_S: Final = 30e6
 MEMORY_BYTES_PER_S: Final = 3e9
 MULTIPLICATIONS_PER_S: Final = 5e9
+# So many, and a few more, are looked at for that.
+GUESSED_LAYERS: Final = 4
 # The weight of a new measurement: the first is of pages that had to be read and graphs that had to
 # be built, and must not count for long.
 _NEWEST: Final = 0.25
@@ -60,7 +62,8 @@ class StandIn:
         self._out = partial_codec.rows(self._partial)
         self._graphs: dict[DeviceId, FfnGraphs] = {}
         self._measured_s: dict[tuple[DeviceId, int], float] = {}
-        self._guess_s: dict[DeviceId, tuple[float, float]] = {}
+        # Beforehand: looking at all the tiles takes longer than a round may.
+        self._guess_s = {device: self._guess(device) for device in neurons}
 
     def compute(self, device: DeviceId, layer: int, tokens: int) -> memoryview:
         """The partial of `device` for the x encoded last: u8[tokens * partial_row_bytes], valid
@@ -82,17 +85,14 @@ class StandIn:
         measured_s = self._measured_s.get((device, tokens.bit_length()))
         if measured_s is not None:
             return measured_s
-        guess = self._guess_s.get(device)
-        if guess is None:
-            guess = self._guess_s[device] = self._guess(device)
-        return guess[0] + tokens * guess[1]
+        reading_s, token_s = self._guess_s[device]
+        return reading_s + tokens * token_s
 
     def prefetch(self, device: DeviceId) -> None:
         """Have the kernel read the device's shards in the background."""
         for layer in range(self._n_layers):
-            mapped = self._store.mapped(layer, self._neurons[device])
-            if mapped is not None:
-                want_mapped_pages(mapped)
+            for tile in self._store.mapped(layer, self._neurons[device]):
+                want_mapped_pages(tile)
 
     def _measure(self, device: DeviceId, tokens: int, took_s: float) -> None:
         key = (device, tokens.bit_length())
@@ -104,11 +104,11 @@ class StandIn:
         neurons = self._neurons[device]
         if not neurons:
             return 0.0, 0.0
-        mapped = [self._store.mapped(layer, neurons) for layer in range(self._n_layers)]
-        on_disk = [shard for shard in mapped if shard is not None]
+        layers = range(0, self._n_layers, max(1, self._n_layers // GUESSED_LAYERS))
+        on_disk = [tile for layer in layers for tile in self._store.mapped(layer, neurons)]
         products = 3.0 * len(neurons) * self._width  # also the bytes, if we know no better
-        nbytes = float(np.mean([shard.nbytes for shard in on_disk])) if on_disk else products
-        resident = float(np.mean([resident_share(shard) for shard in on_disk])) if on_disk else 1.0
+        nbytes = sum(tile.nbytes for tile in on_disk) / len(layers) if on_disk else products
+        resident = float(np.mean([resident_share(tile) for tile in on_disk])) if on_disk else 1.0
         reading_s = nbytes * ((1 - resident) / DISK_BYTES_PER_S + resident / MEMORY_BYTES_PER_S)
         return reading_s, products / (MULTIPLICATIONS_PER_S * self._runtime.threads)
 
@@ -124,5 +124,5 @@ class _Shards:
     def __len__(self) -> int:
         return self._n_layers
 
-    def __getitem__(self, layer: int, /) -> FfnWeights | None:
-        return self._store.weights(layer, self._neurons) if self._neurons else None
+    def __getitem__(self, layer: int, /) -> LayerWeights:
+        return self._store.weights(layer, self._neurons)

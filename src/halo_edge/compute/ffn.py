@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import ggml
 
-from halo_edge.compute.context import GraphContext
+from halo_edge.compute.context import GraphContext, Tensor
+from halo_edge.compute.joined import Along, joined
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.weights import Matrix
@@ -20,11 +21,15 @@ from halo_edge.model.gguf_file import GgufFile
 
 # Token counts for which graphs are kept: decode, whole prefill chunks, and a few remainders.
 MAX_GRAPH_SETS: Final = 12
+# Tensors of a graph, and of each tile: three matrices and their products, two concatenations, a
+# view, a sum.
+_NODES: Final = 12
+_NODES_PER_TILE: Final = 10
 
 
 @dataclass(frozen=True, eq=False)
 class FfnWeights:
-    """`gate`, `up`: [neurons, H]; `down`: [H, neurons]."""
+    """Of some neurons of a layer. `gate`, `up`: [neurons, H]; `down`: [H, neurons]."""
 
     gate: Matrix
     up: Matrix
@@ -54,17 +59,21 @@ class Projection:
     out: Rows
 
 
+LayerWeights: TypeAlias = Sequence[FfnWeights]
+"""A device's weights of a layer, in one or more tiles; none where it has no neurons."""
+
+
 class WeightsByLayer(Protocol):
-    """A list of `FfnWeights`, or what behaves like one; None where there is no neuron."""
+    """A list of `LayerWeights`, or what behaves like one."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, layer: int, /) -> FfnWeights | None: ...
+    def __getitem__(self, layer: int, /) -> LayerWeights: ...
 
 
 def build_ffn(
     runtime: Runtime,
-    weights: FfnWeights | None,
+    weights: LayerWeights,
     tokens: int,
     x: Rows,
     out: Rows,
@@ -72,17 +81,26 @@ def build_ffn(
     projection: Projection | None = None,
 ) -> Graph:
     """Reads the first `tokens` rows of `x`, writes those of `out`; both H values wide. Without
-    `weights` it computes the projection only."""
-    c, multiply = GraphContext(nodes=20), runtime.weights.multiply
+    `weights` it computes the projection only. Raises ValueError for tiles that do not fit
+    together."""
+    c = GraphContext(nodes=_NODES + _NODES_PER_TILE * len(weights))
     inp = x.read(c, tokens)
     if projection is not None:
-        projection.out.write(c, multiply(c, projection.matrix, inp), tokens)
-    if weights is not None:
-        gate = multiply(c, weights.gate, inp)
-        up = multiply(c, weights.up, inp)
-        activation = ggml.ggml_swiglu_split(c.ctx, gate, up)
-        out.write(c, multiply(c, weights.down, activation), tokens)
+        product = runtime.weights.multiply(c, projection.matrix, inp)
+        projection.out.write(c, product, tokens)
+    if weights:
+        out.write(c, ffn_of(c, runtime, weights, inp), tokens)
     return Graph(runtime, c, arena)
+
+
+def ffn_of(context: GraphContext, runtime: Runtime, weights: LayerWeights, x: Tensor) -> Tensor:
+    """The FFN of one or more tiles, for `x` of ne = [H, n]: ne = [H, n]. Raises ValueError for
+    tiles that do not fit together."""
+    multiply = runtime.weights.multiply
+    gate = multiply(context, joined([tile.gate for tile in weights], Along.ROWS), x)
+    up = multiply(context, joined([tile.up for tile in weights], Along.ROWS), x)
+    activation = ggml.ggml_swiglu_split(context.ctx, gate, up)
+    return multiply(context, joined([tile.down for tile in weights], Along.COLUMNS), activation)
 
 
 class _GraphSet:
@@ -90,7 +108,8 @@ class _GraphSet:
 
     def __init__(self) -> None:
         self.graphs: dict[int, Graph | None] = {}
-        self.arenas: dict[int, Arena] = {}  # by neurons, as an arena serves graphs of one shape
+        # An arena serves graphs of one shape: by the neurons of each tile.
+        self.arenas: dict[tuple[int, ...], Arena] = {}
 
 
 class FfnGraphs:
@@ -104,8 +123,8 @@ class FfnGraphs:
         out: Rows,
         projections: Sequence[Projection] | None = None,
     ) -> None:
-        """`weights` per layer; None where this device holds no neuron group of the layer. They are
-        looked up when a graph is built. `projections` per layer: computed by each `run`, too."""
+        """`weights` are looked up when a graph is built. `projections` per layer: computed by each
+        `run`, too."""
         self._runtime = runtime
         self._weights = weights
         self._projections = projections
@@ -140,9 +159,9 @@ class FfnGraphs:
     def _build(self, layer: int, tokens: int, graphs: _GraphSet) -> Graph | None:
         weights = self._weights[layer]
         projection = self._projections[layer] if self._projections is not None else None
-        if weights is None:
+        if not weights:
             self._without.add(layer)
             if projection is None:
                 return None
-        arena = graphs.arenas.setdefault(weights.gate.rows if weights is not None else 0, Arena())
+        arena = graphs.arenas.setdefault(tuple(tile.gate.rows for tile in weights), Arena())
         return build_ffn(self._runtime, weights, tokens, self._x, self._out, arena, projection)

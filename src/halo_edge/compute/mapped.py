@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Reading one page maps those around it, as far as this.
+FAULT_AROUND_BYTES: Final = 1 << 16
+
 
 def drop_mapped_pages(data: NDArray[np.uint8]) -> None:
-    """Let the kernel have the pages of `data` back, if it is a part of a mapped file."""
-    _advise(data, mmap.MADV_DONTNEED)
+    """Let the kernel have the pages of `data` back, if it is a part of a mapped file; with what
+    reading it has mapped of its neighbours."""
+    _advise(data, mmap.MADV_DONTNEED, around=FAULT_AROUND_BYTES)
 
 
 def want_mapped_pages(data: NDArray[np.uint8]) -> None:
@@ -44,17 +48,19 @@ def resident_share(data: NDArray[np.uint8]) -> float:
     return float((resident & 1).mean())
 
 
-def _advise(data: NDArray[np.uint8], advice: int) -> None:
+def _advise(data: NDArray[np.uint8], advice: int, around: int = 0) -> None:
     base = _mapping(data)
     if base is not None:
         start = data.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
         page = mmap.PAGESIZE
-        base.madvise(advice, start // page * page, data.nbytes + start % page)
+        begin = max(0, start - around) // page * page
+        end = min(len(base), start + data.nbytes + around)
+        base.madvise(advice, begin, end - begin)
 
 
 def _mapping(data: NDArray[np.uint8]) -> mmap.mmap | None:
     """The mapped file that `data` is a part of."""
     base: Any = data
-    while isinstance(base, np.ndarray):
-        base = base.base
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
     return base if isinstance(base, mmap.mmap) else None

@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.compute.context import GraphContext, aligned
+from halo_edge.compute.joined import Joined, Weights
 from halo_edge.compute.runtime import Arena, Graph, Runtime
-from halo_edge.compute.weights import Matrix
 
 
-def multiply(runtime: Runtime, matrix: Matrix, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def multiply(
+    runtime: Runtime, matrix: Weights, vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """f32[n, rows]: `matrix` times each of `vectors`, f32[n, columns]."""
-    c = GraphContext(nodes=8)
+    parts = len(matrix.parts) if isinstance(matrix, Joined) else 1
+    c = GraphContext(nodes=8 + 4 * parts)
     x: NDArray[np.float32] = aligned(vectors.shape, np.float32)
     x[:] = vectors
     out: NDArray[np.float32] = aligned((len(vectors), matrix.rows), np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.compute.context import GraphContext, Tensor
+from halo_edge.compute.joined import Joined, Weights
 from halo_edge.compute.mapped import drop_mapped_pages
 from halo_edge.compute.weights import Matrix
 
@@ -26,8 +27,7 @@ _REPACK: Final = b"CPU_REPACK"
 class _Repacked:
     """One matrix in a buffer of its own. Raises MemoryError."""
 
-    def __init__(self, buffer_type: Any, matrix: Matrix) -> None:
-        self._source = matrix.data  # while it lives, no other matrix has its address
+    def __init__(self, buffer_type: Any, matrix: Weights) -> None:
         overhead = ggml.ggml_tensor_overhead()
         self._context = ggml.ggml_init(ggml.ggml_init_params(overhead, None, True))
         self.tensor = ggml.ggml_new_tensor_2d(
@@ -62,17 +62,26 @@ class WeightStore:
     """
 
     def __init__(self, *, repack: bool = True) -> None:
+        self._in_place = not repack
         self._buffer_type = _repacking_buffer_type() if repack else None
-        self._placed: dict[tuple[int, ...], _Repacked | Matrix] = {}
+        # With their sources: while those live, no other matrix has their addresses.
+        self._placed: dict[tuple[int, ...], tuple[_Repacked | Matrix, Weights]] = {}
 
-    def multiply(self, context: GraphContext, matrix: Matrix, x: Tensor) -> Tensor:
+    def multiply(self, context: GraphContext, matrix: Weights, x: Tensor) -> Tensor:
         """matrix x, for `x` of ne = [columns, n]: ne = [rows, n]."""
+        if isinstance(matrix, Joined) and (self._in_place or not matrix.one_type):
+            pieces = matrix.parts if self._in_place else matrix.by_type()
+            return matrix.product(
+                context, pieces, x, lambda piece, of_x: self.multiply(context, piece, of_x)
+            )
         return ggml.ggml_mul_mat(context.ctx, self._tensor(context, matrix), x)
 
-    def _tensor(self, context: GraphContext, matrix: Matrix) -> Tensor:
-        placed = self._placed.get(matrix.key)
-        if placed is None:
-            placed = self._placed[matrix.key] = self._repacked(matrix) or matrix.contiguous()
+    def _tensor(self, context: GraphContext, matrix: Weights) -> Tensor:
+        found = self._placed.get(matrix.key)
+        if found is None:
+            placed = self._repacked(matrix) or _contiguous(matrix)
+            found = self._placed[matrix.key] = (placed, matrix)
+        placed, _ = found
         if isinstance(placed, Matrix):
             return placed.tensor(context)
         context.keep(placed)
@@ -81,15 +90,27 @@ class WeightStore:
             setattr(tensor.contents, field, getattr(placed.tensor.contents, field))
         return tensor
 
-    def _repacked(self, matrix: Matrix) -> _Repacked | None:
+    def _repacked(self, matrix: Weights) -> _Repacked | None:
         if self._buffer_type is None:
             return None
         repacked = _Repacked(self._buffer_type, matrix)
         if not repacked.has_kernel:
             return None
         repacked.fill(matrix.bytes_2d())
-        drop_mapped_pages(matrix.data)
+        _drop_pages(matrix)
         return repacked
+
+
+def _contiguous(matrix: Weights) -> Matrix:
+    placed = matrix.contiguous()
+    if placed is not matrix:
+        _drop_pages(matrix)
+    return placed
+
+
+def _drop_pages(matrix: Weights) -> None:
+    for data in matrix.stored:
+        drop_mapped_pages(data)
 
 
 def _repacking_buffer_type() -> Any | None:

@@ -54,6 +54,11 @@ class Matrix:
         return (*stored, self.first_row, self.first_column, self.rows, self.columns)
 
     @property
+    def stored(self) -> tuple[NDArray[np.uint8], ...]:
+        """Where its weights lie."""
+        return (self.data,)
+
+    @property
     def block(self) -> tuple[int, int]:
         """Values and bytes of one quantisation block."""
         return block_size(self.ggml_type)

@@ -38,7 +38,7 @@ class LoadedModel:
     def local_ffn(self) -> LocalFfn:
         """The whole FFN in this process."""
         acts = self.forward.activations
-        weights = [FfnWeights.from_gguf(self.gguf, i) for i in range(self.params.n_layers)]
+        weights = [(FfnWeights.from_gguf(self.gguf, i),) for i in range(self.params.n_layers)]
         graphs = FfnGraphs(self.runtime, weights, Rows.f32(acts.x), Rows.f32(acts.ffn))
         return LocalFfn(graphs, self.forward.tracer)
 

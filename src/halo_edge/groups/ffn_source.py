@@ -42,6 +42,10 @@ class FfnSource:
         self.name = digest.hexdigest()
         """Different for what is cut differently: of another model, permutation or type."""
 
+    def whole(self, layer: int) -> FfnWeights:
+        """All neurons of `layer` as the file has them, mapped."""
+        return FfnWeights.from_gguf(self._gguf, layer)
+
     def cut(self, layer: int, neurons: range) -> FfnWeights:
         """The shard of consecutive `neurons` of `layer`. See `cuts`."""
         return self.cuts(layer, [neurons])[0]
@@ -53,7 +57,7 @@ class FfnSource:
         cuts. With one they are packed copies: gate and up as they were, since blocks are parts of
         a neuron's row there, and `down` requantised, once through the matrix for all parts.
         """
-        whole = FfnWeights.from_gguf(self._gguf, layer)
+        whole = self.whole(layer)
         if self.permutations is None:
             return [self._range(whole, part) for part in parts]
         permutation = self.permutations[layer].astype(np.intp)
