@@ -20,6 +20,8 @@ from halo_edge.bench.relaxed import CLEAN, LOSSES, Network, relaxed
 from halo_edge.bench.relaxed import Case as RelaxedCase
 from halo_edge.bench.result import document, rows_of
 from halo_edge.bench.scaling import CASES, SCALING, amdahl
+from halo_edge.bench.unequal import KINDS, UNEQUAL
+from halo_edge.bench.unequal import Case as UnequalCase
 from halo_edge.lab.spec import Action, Event
 
 
@@ -119,3 +121,14 @@ def test_amdahl() -> None:
     assert amdahl(0.25, 1) == 1
     assert amdahl(0.25, 4) == pytest.approx(1 / (0.25 + 0.75 / 4))
     assert amdahl(0, 8) == 8
+
+
+def test_unequal(tiny_model: Path) -> None:
+    kind = KINDS[2]
+    cases = [UnequalCase(kind, scheduled) for scheduled in (False, True)]
+    equal, scheduled = rows_measured(UNEQUAL, cases, tiny_model, Size(1, 10, 60.0))
+    assert equal.shares == [4, 4]
+    assert equal.factor == 1
+    assert equal.predicted_ms is None
+    assert sum(scheduled.shares) == 8
+    assert scheduled.predicted_ms > scheduled.bound_ms > 0

@@ -294,7 +294,9 @@ def test_a_worker_serves_one_root_after_another(
     assert [(w["worker"], w["busy"]) for w in found["workers"]] == [("w1", False)]
     assert "w1" in halo("devices", *reach).stdout
     for _ in range(2):
-        done = halo("run", "hi", "--raw", "--json", "-n", "3", "-m", "MODEL", "-w", "1", *reach)
+        done = halo(
+            "run", "hi", "--raw", "--json", "-n", "3", "-m", "MODEL", "--split", "1,1", *reach
+        )
         assert json.loads(done.stdout)["devices"] == 2, done.stderr
     message = complaint(halo("run", "hi", "-m", "MODEL", "--connect", endpoint, "-w", "1"))
     assert "no workers of cluster 'default' found" in message
@@ -310,7 +312,7 @@ def test_a_busy_worker(
     endpoint, process = worker
     reach = ["--cluster", "here", "--connect", endpoint]
     first = subprocess.Popen(
-        [*HALO, "chat", "-m", str(tiny_model), "-w", "1", *reach],
+        [*HALO, "chat", "-m", str(tiny_model), "--split", "1,1", *reach],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -324,7 +326,11 @@ def test_a_busy_worker(
         first.kill()  # it cannot say goodbye
         first.wait(10)
         assert "waiting for another" in read_until(process.stderr, "the root is gone")
-        assert halo("run", "hi", "--raw", "-n", "2", "-m", "MODEL", *reach).returncode == 0
+        done = halo("run", "hi", "--raw", "-n", "2", "-m", "MODEL", *reach)
+        assert done.returncode == 0
+        # For a model so small the worker is of no use.
+        assert "plan: root 100 %; predicted TPOT " in done.stderr
+        assert "without w1 (with: " in done.stderr
     finally:
         first.kill()
         first.communicate(timeout=10)
@@ -337,7 +343,8 @@ def test_a_worker_of_another_version(halo: Halo) -> None:
     try:
         info = messages.WorkerInfo(
             control_version=messages.CONTROL_VERSION + 1, version="9.9", worker="w9", host="pi",
-            addresses=["127.0.0.1"], port=1, cores=1, threads=1, memory_bytes=1, session="",
+            addresses=["127.0.0.1"], port=1, machine="m", cores=[0], threads=1, cpu_quota=None,
+            memory_bytes=1, session="",
         )  # fmt: skip
         key = worker_key("here", "w9")
         session.declare_queryable(

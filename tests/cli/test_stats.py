@@ -25,8 +25,8 @@ SPENT = Spent(
     away={1: 1},
 )
 LINKS = {
-    1: LinkReport(None, None, 0.0, 0.0, 1, 1),
-    2: LinkReport(0.0021, 0.0045, 0.1, 0.123, 2, 3),
+    1: LinkReport(None, None, None, 0.0, 0.0, 0.0, 0.0, 1, 1),
+    2: LinkReport(0.0021, 0.0045, 0.004, 0.1, 0.123, 0.1, 0.123, 2, 3),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from halo_edge.cluster.benchmark_cache import Benchmark
 from halo_edge.cluster.control import ControlOptions, open_control
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.messages import CONTROL_VERSION, TraceReply, WorkerInfo
+from halo_edge.cluster.planner import Planned
+from halo_edge.cluster.planner import Workers as Planning
+from halo_edge.cluster.profile_message import BenchmarkTask
+from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.root import RoundsOptions
+from halo_edge.cluster.scheduling import Scheduling
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.cluster.worker_control import WorkerControl
 from halo_edge.cluster.worker_process import WorkerStart
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.forward import Rows
 from halo_edge.engine.kv_cells import SequenceId
+from halo_edge.errors import HaloError
 from halo_edge.groups.profile import Profile
+from halo_edge.model.gguf_file import GgufFile
+from halo_edge.plan.device import PROCESS_BYTES
+from halo_edge.plan.model_shape import ModelShape
+from halo_edge.plan.plan import split
 from halo_edge.sync.ids import DeviceId
 
 PROMPT = [(7 * i) % 250 for i in range(40)]
@@ -39,13 +50,14 @@ class Workers:
         self.endpoint = f"unixsock-stream/{directory}/control"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, memory_bytes: int | None = None) -> None:
         start = WorkerStart(
             cluster="test",
             connect=[self.endpoint],
             multicast=False,
             name=name,
             address="127.0.0.1",
+            memory_bytes=memory_bytes,
             cache=str(self._directory / "shards"),
             parent=os.getpid(),
         )
@@ -75,15 +87,21 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers
 
 @contextmanager
 def cluster_of(
-    model: Path, workers: Workers, profile: Profile | None = None
+    model: Path,
+    workers: Workers,
+    profile: Profile | None = None,
+    *,
+    names: Sequence[str] = ("a", "b"),
+    memory_bytes: int | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[Session, list[str]]]:
-    """The session, and what the user is told."""
-    for name in ("a", "b"):
-        workers.start(name)
+    """The session, and what the user is told. `memory_bytes`: of the first worker."""
+    for name in names:
+        workers.start(name, memory_bytes if name == names[0] else None)
     control = ControlOptions("test", listen=(workers.endpoint,), multicast=False)
-    rounds = RoundsOptions(wire=Wire.F16, profile=profile, rebalance=False)
+    rounds = RoundsOptions(wire=Wire.F16, profile=profile, **{"scheduled": False} | settings)
     told: list[str] = []
-    options = SessionOptions(model, 1, 512, 2, control, rounds)
+    options = SessionOptions(model, 1, 512, len(names), control, rounds)
     with open_session(options, tell=told.append) as session:
         yield session, told
 
@@ -95,12 +113,12 @@ def logits(session: Session) -> NDArray[np.float32]:
     return found
 
 
-def go_on(session: Session, until: Callable[[], bool]) -> None:
+def go_on(session: Session, until: Callable[[], bool], atol: float = 0.02) -> None:
     """Steps whose results do not change, until something has happened."""
     expected, deadline = logits(session), time.monotonic() + DEADLINE_S
     while not until():
         assert time.monotonic() < deadline
-        np.testing.assert_allclose(logits(session), expected, atol=0.02)
+        np.testing.assert_allclose(logits(session), expected, atol=atol)
 
 
 def test_a_worker_that_was_started_again_gets_its_work_back(
@@ -137,6 +155,10 @@ def test_a_worker_that_joins_gets_its_share(tiny_model: Path, workers: Workers) 
         assert all(cluster.plan.shares)
 
 
+def benchmark(_: BenchmarkTask) -> Benchmark:
+    raise HaloError("it has none")
+
+
 def test_a_worker_of_another_version_does_not_join(tiny_model: Path, workers: Workers) -> None:
     """Nor does it keep others from it."""
     with cluster_of(tiny_model, workers) as (session, told):
@@ -149,12 +171,14 @@ def test_a_worker_of_another_version_does_not_join(tiny_model: Path, workers: Wo
                 host="pi",
                 addresses=["127.0.0.1"],
                 port=1,
-                cores=1,
+                machine="another",
+                cores=[0],
                 threads=1,
+                cpu_quota=None,
                 memory_bytes=1,
                 session="",
             )
-            WorkerControl(other, "test", lambda: info, TraceReply, lambda _: b"")
+            WorkerControl(other, "test", lambda: info, TraceReply, lambda _: b"", benchmark)
             workers.start("c")
             go_on(session, lambda: bool(told))
         finally:
@@ -185,3 +209,71 @@ def test_a_plan_of_other_devices_has_their_fills(
     assert [set(fills) for fills in fetched] == [{1, 2}, {1, 2, 3}]
     # A smaller share of the neurons makes another fill.
     assert not np.allclose(fetched[0][DeviceId(1)], fetched[1][DeviceId(1)])
+
+
+def memory_for(model: Path, groups: float) -> int:
+    """Of a worker that keeps so many groups of every layer, or reads ahead into it."""
+    shape = ModelShape.of_file("model", GgufFile.open(model))
+    return int(PROCESS_BYTES + groups * shape.group_bytes)
+
+
+def test_what_does_not_fit_in_memory_is_read_from_disk(
+    tiny_model: Path, workers: Workers, tmp_path: Path
+) -> None:
+    """Half of each layer, which is two tiles, all of them on that one worker."""
+    memory = memory_for(tiny_model, 7.5)
+    relax = RelaxOptions(take_over=False)  # or the root might help
+    settings = {"names": ("a",), "memory_bytes": memory, "split": [0, 1], "relax": relax}
+    with cluster_of(tiny_model, workers, **settings) as (session, _):
+        assert session.cluster is not None
+        assert session.cluster.plan.resident_on(1) == range(4)
+        found = [logits(session) for _ in range(3)]
+    workers.kill("a")
+    with cluster_of(tiny_model, workers, names=("b",), split=[0, 1]) as (session, _):
+        assert session.cluster is not None
+        assert session.cluster.plan.resident_on(1) == range(8)
+        expected = logits(session)
+    for each in found:
+        np.testing.assert_allclose(each, expected, atol=0.02)
+
+
+def test_no_memory_for_two_plans_at_once(tiny_model: Path, workers: Workers) -> None:
+    """The worker is away while it loads the next part, and the root computes for it."""
+    settings = {"names": ("a",), "memory_bytes": memory_for(tiny_model, 4.5)}
+    with cluster_of(tiny_model, workers, **settings) as (session, told):
+        cluster = session.cluster
+        assert cluster is not None
+        go_on(session, lambda: cluster.spent.rounds > 0)
+        workers.start("c")
+        go_on(session, lambda: bool(told))
+        assert told[0].startswith("a new plan: root ")
+        assert cluster.spent.chunks_taken_over > 0
+        before = cluster.spent.chunks_taken_over
+        go_on(session, lambda: set(cluster.members) == {1, 2})
+        for _ in range(3):
+            logits(session)
+        assert cluster.spent.chunks_taken_over - before < 3 * 3 * 8
+
+
+def test_the_root_begins_alone(
+    tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes over to the plan when the workers have their parts."""
+
+    def plan(scheduling: Scheduling, workers: Planning) -> Planned:
+        made(scheduling, workers)
+        return Planned(split(8, [1, 2, 1]), "as planned")
+
+    made = Scheduling.plan
+    monkeypatch.setattr(Scheduling, "plan", plan)
+    monkeypatch.setattr(Scheduling, "better", lambda *_: None)
+    with cluster_of(tiny_model, workers, scheduled=True) as (session, told):
+        cluster = session.cluster
+        assert cluster is not None
+        assert not cluster.members
+        assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
+        # Alone it computes with other kernels, and sends nothing in half precision.
+        go_on(session, lambda: set(cluster.members) == {1, 2}, atol=0.15)
+        for _ in range(3):
+            logits(session)
+        assert len(told) == 1

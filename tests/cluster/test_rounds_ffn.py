@@ -7,6 +7,7 @@ from typing import Any
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.rounds_ffn import RoundsFfn
+from halo_edge.cluster.speed import DecodeClock
 from halo_edge.engine.trace import Activity, Recorder, spans_of
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.statistics import Statistics
@@ -57,8 +58,6 @@ class Slow:
     def away(self) -> frozenset[DeviceId]:
         return frozenset()
 
-    def sample(self, took_s: float) -> None: ...
-
     def retune(self, **_: object) -> None: ...
 
     def deadline(self) -> None:
@@ -76,7 +75,7 @@ def test_each_part_of_a_round_under_its_name() -> None:
     recorder = Recorder(100, lambda: slow.now)
     recorder.begin_step(1)
     recorder.layer = 4
-    epoch = Epoch(slow, {}, slow, slow, slow, slow, None)
+    epoch = Epoch(slow, {}, slow, DecodeClock(0), slow, slow, None)
     gather = RoundsFfn(epoch, RelaxOptions(), slow, slow, slow, lambda: None, recorder)
     gather.ffn(4, 1)
     spans = spans_of(recorder.data())

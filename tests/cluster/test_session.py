@@ -218,7 +218,7 @@ def test_a_worker_stays_within_its_share_and_60_mb(demo_model: Path) -> None:
         packing, plan = session.cluster.packing, session.cluster.plan
         shards = Holdings(packing, plan).shards()
         for pid, device in zip(session.local_pids, session.cluster.workers, strict=True):
-            held = [shard.sha256 for shard in shards[device] if shard is not None]
+            held = [tile.sha256 for layer in shards[device].resident for tile in layer]
             share = sum(packing.store.packed(sha256).nbytes for sha256 in held)
             assert share > 10e6
             peak_kib = next(

@@ -8,21 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.plan.clusters import cluster, worker, workload
 
-from halo_edge.plan.memory import PROCESS_BYTES, capacities, replicas, residents
+from halo_edge.plan.device import PROCESS_BYTES
+from halo_edge.plan.memory import capacities, replicas, residents, streamable
 from halo_edge.plan.plan import Plan, split
 
 WORK = workload()
 
 
 def test_capacities() -> None:
-    group = WORK.group_bytes
+    group = WORK.shape.group_bytes
     tight = replace(worker(), memory_bytes=int(PROCESS_BYTES + 10.5 * group))
     none = replace(worker(), memory_bytes=1)
     assert capacities(cluster(tight, worker(), none), WORK) == [88, 10, 88, 0]
 
 
 def test_the_root_needs_more() -> None:
-    bytes_ = int(PROCESS_BYTES + 50 * WORK.group_bytes)
+    bytes_ = int(PROCESS_BYTES + 50 * WORK.shape.group_bytes)
     small = replace(cluster(worker()).root, memory_bytes=bytes_)
     both = cluster(replace(worker(), memory_bytes=bytes_), root=small)
     root, other = capacities(both, WORK)
@@ -32,8 +33,23 @@ def test_the_root_needs_more() -> None:
 
 
 def test_the_first_of_a_share_stay() -> None:
-    shares = [range(4), range(10, 20), range(4, 10)]
-    assert residents(shares, [2, 30, 0]) == (range(2), range(10, 20), range(4, 4))
+    """And there is room for a layer of the others, and a tile, which is 4 groups."""
+    shares = [range(20), range(30, 40), range(20, 30)]
+    shape = WORK.shape
+    found = residents(shares, [12, 30, 0], shape)
+    assert found == (range(11), range(30, 40), range(20, 20))
+    ahead = (20 - len(found[0]) + 4) / shape.n_layers
+    assert len(found[0]) + ahead <= 12 < len(found[0]) + 1 + ahead
+    assert residents([range(20)], [19], replace(shape, n_layers=1)) == (range(0),)
+
+
+@given(st.integers(0, 88), st.integers(1, 88))
+def test_what_can_be_streamed_fits(fits: int, share: int) -> None:
+    shape = WORK.shape
+    if share <= streamable(fits, shape):
+        (stay,) = residents([range(share)], [fits], shape)
+        ahead = (share - len(stay) + 4) / shape.n_layers if len(stay) < share else 0
+        assert len(stay) + ahead <= fits
 
 
 def test_replicas_by_hand() -> None:

@@ -124,3 +124,21 @@ class TestWhatElseAPlanSays:
     def test_what_does_not_fit(self, settings: dict[str, Any], said: str) -> None:
         with pytest.raises(ValueError, match=said):
             Plan(self.SHARES, **settings)
+
+
+def test_other_places() -> None:
+    plan = Plan(
+        (range(2, 5), range(2), range(5, 9)),
+        (Copies(), Copies(2, 1), Copies()),
+        (range(2, 3), range(2), range(5, 9)),
+        ((), (range(5, 6),), ()),
+    )
+    moved = plan.of_places([0, None, 2, 1])
+    assert moved.shares == (range(2, 5), range(0), range(5, 9), range(2))
+    assert moved.workers == (2, 3)
+    assert moved.copies_on(3) == Copies(2, 1)
+    assert moved.resident_on(0) == range(2, 3)
+    assert moved.replicas_on(3) == (range(5, 6),)
+    assert moved.of_places([0, 3, 2]) == plan
+    with pytest.raises(ValueError, match="every neuron group"):
+        plan.of_places([0, None, 2])

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from tests.plan.clusters import FOUR_LAYERS, free, link, workload
 
-from halo_edge.plan.device import Cluster, Device, SharedCores
-from halo_edge.plan.memory import PROCESS_BYTES, capacities
+from halo_edge.plan.device import PROCESS_BYTES, Cluster, Device, SharedCores
+from halo_edge.plan.memory import capacities
 from halo_edge.plan.plan import Copies
 from halo_edge.plan.prediction import Predictions
 from halo_edge.plan.program import Kind, Program
@@ -31,7 +31,7 @@ def device(bytes_per_s: float = 1e9, **settings: object) -> Device:
 
 
 def solved(program: Program, workers: list[int]) -> list[int]:
-    counts = program.solve(workers)
+    counts = program.solve(workers, program.most)
     assert counts is not None and sum(counts) == N
     return counts
 
@@ -61,10 +61,11 @@ def test_a_quota_is_not_used_up() -> None:
 
 
 def test_memory_bounds_what_has_no_storage() -> None:
-    little = int(PROCESS_BYTES + 10.5 * WORK.group_bytes)
+    little = int(PROCESS_BYTES + 10.5 * WORK.shape.group_bytes)
     assert solved(program_of(device(), device(memory_bytes=little)), [1])[1] == 10
     quick = device(memory_bytes=little, storage_bytes_per_s=1e12)
-    assert solved(program_of(device(), quick), [1])[1] == 44
+    # A layer of four, and a tile, are read ahead into what fits.
+    assert solved(program_of(device(), quick), [1])[1] == 4 * 10 - 4
     slow = device(memory_bytes=little, storage_bytes_per_s=3e8)
     assert 10 < solved(program_of(device(), slow), [1])[1] < 44
 
@@ -72,8 +73,10 @@ def test_memory_bounds_what_has_no_storage() -> None:
 def test_no_room_is_no_plan() -> None:
     full = device(memory_bytes=0)
     program = program_of(full, full)
-    assert program.solve([]) is None and program.solve([1]) is None
-    assert program_of(device(), full).solve([1]) is None
+    assert program.solve([], program.most) is None
+    assert program.solve([1], program.most) is None
+    other = program_of(device(), full)
+    assert other.solve([1], other.most) is None
 
 
 def test_on_one_core_it_does_not_matter_who_computes() -> None:

@@ -72,7 +72,7 @@ class TestStorage:
 
     def test_what_does_not_stay_is_read_every_time(self) -> None:
         slow = self.step(40e6)
-        assert slow.seconds == pytest.approx(24 * WORK.group_bytes / 40e6)
+        assert slow.seconds == pytest.approx(24 * WORK.shape.group_bytes / 40e6)
         assert slow.waited_for == 1
         assert max(slow.parts, key=lambda part: slow.parts[part]) is Part.STORAGE
 

@@ -58,7 +58,7 @@ def test_a_group_s_bytes() -> None:
     made = workload()
     shape = made.shape
     whole = shape.n_layers * shape.ffn_weights * shape.weight_bytes
-    assert made.group_bytes * shape.partition.n_groups == pytest.approx(whole)
+    assert made.shape.group_bytes * shape.partition.n_groups == pytest.approx(whole)
 
 
 @pytest.mark.parametrize(

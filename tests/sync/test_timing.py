@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_edge.sync.timing import K_MAX_SAMPLE_S, Recovery, TimeoutEstimator
+from halo_edge.sync.timing import K_FASTEST_OF, K_MAX_SAMPLE_S, Recovery, TimeoutEstimator
 
 
 def test_the_formulas_of_rfc_6298() -> None:
@@ -54,3 +54,15 @@ def test_over_tcp_no_timer_ever_runs_out_and_nothing_is_throttled() -> None:
     assert recovery.backed_off_s(math.inf, 2) == math.inf
     assert recovery.window(16) > 65535
     assert Recovery().window(16) == 16
+
+
+def test_the_fastest_of_the_last() -> None:
+    estimator = TimeoutEstimator(0.05, 0.001)
+    assert estimator.fastest_s is None
+    estimator.sample(0.002)
+    for _ in range(2 * K_FASTEST_OF - 2):
+        estimator.sample(0.005)
+    assert estimator.fastest_s == 0.002
+    for _ in range(2):
+        estimator.sample(0.005)
+    assert estimator.fastest_s == 0.005

@@ -17,11 +17,13 @@ from halo_edge.bench.predictor import predictor
 from halo_edge.bench.prefill import PREFILL
 from halo_edge.bench.quality import quality
 from halo_edge.bench.relaxed import relaxed
+from halo_edge.bench.replanning import REPLANNING
 from halo_edge.bench.scaling import SCALING
+from halo_edge.bench.unequal import UNEQUAL
 from halo_edge.bench.validation import VALIDATION
 
 AnyExperiment = Experiment[Any, Any, Any]
-LAB_EXPERIMENTS: Final = (LOSS, BURSTS, OUTAGE, SCALING, VALIDATION)
+LAB_EXPERIMENTS: Final = (LOSS, BURSTS, OUTAGE, SCALING, UNEQUAL, REPLANNING, VALIDATION)
 
 
 def usual_experiments() -> Mapping[str, AnyExperiment]:

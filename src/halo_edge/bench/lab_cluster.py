@@ -32,6 +32,7 @@ from halo_edge.bench.probe_messages import (
 )
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.scheduling import Outlook
 from halo_edge.cluster.trace_summary import TokenTime
 from halo_edge.errors import HaloError
 from halo_edge.groups.placement import Placement
@@ -67,7 +68,7 @@ class Links:
 class LabSample:
     """`offered`, `lost`: packets of the workers' links, while it was measured, both ways.
     `events_s`: when each event happened, seconds after the moment decode began. `spent`: in
-    `tokens` tokens, those before the gaps included."""
+    `tokens` tokens, those before the gaps included. `shares`, `outlook`: see `Decoded`."""
 
     decoding: Decoding
     offered: int = 0
@@ -75,6 +76,8 @@ class LabSample:
     events_s: tuple[float, ...] = ()
     spent: Spent = field(default_factory=Spent)
     tokens: int = 1
+    shares: tuple[int, ...] = ()
+    outlook: Outlook | None = None
 
     @property
     def realised_loss(self) -> float:
@@ -142,6 +145,8 @@ class LabCluster:
             tuple(at_s - decoded.begun_s for at_s in met.happened),
             decoded.spent,
             settle + max(1, len(decoded.decoding.gaps_ms)),
+            tuple(decoded.shares),
+            decoded.outlook,
         )
 
     def score(self, links: Links, request: Score) -> Scored:
@@ -222,6 +227,7 @@ def open_lab_cluster(
     tell: Tell,
     *,
     stall_timeout_s: float,
+    scheduled: bool = False,
     trace: bool = False,
     profile: Path | None = None,
     placement: Placement = Placement.CRITICAL,
@@ -242,6 +248,7 @@ def open_lab_cluster(
             directory=str(directory),
             profile=None if profile is None else str(profile.resolve()),
             placement=placement,
+            scheduled=scheduled,
             trace=trace,
         )
 

@@ -73,7 +73,7 @@ def _session(start: ProbeStart) -> SessionOptions:
             stall_timeout_s=start.stall_timeout_s,
             profile=None if start.profile is None else Profile.load(Path(start.profile)),
             placement=start.placement,
-            rebalance=False,  # what is compared has the same shares
+            scheduled=start.scheduled,
         ),
         Recorder() if start.trace else Tracer(),
     )
@@ -110,7 +110,11 @@ def _cluster(session: Session) -> Cluster:
 def _decoded(session: Session, decoder: Decoder, request: Decode) -> Decoded:
     before, begun_s = _spent(session), time.monotonic()
     decoding = decoder.decode(request.tokens, request.limit_s, request.settle)
-    return Decoded(begun_s, decoding, _spent(session).since(before))
+    spent, cluster = _spent(session).since(before), session.cluster
+    if cluster is None:
+        return Decoded(begun_s, decoding, spent)
+    shares = [len(share) for share in cluster.plan.shares]
+    return Decoded(begun_s, decoding, spent, shares, cluster.outlook)
 
 
 def _spent(session: Session) -> Spent:

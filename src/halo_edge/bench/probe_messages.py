@@ -15,13 +15,15 @@ import msgspec
 from halo_edge.bench.decoding import Decoding
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.scheduling import Outlook
 from halo_edge.cluster.trace_summary import TokenTime
 from halo_edge.groups.placement import Placement
 
 
 class ProbeStart(msgspec.Struct, frozen=True, kw_only=True):
-    """`profile`: a file. `directory`: for what it keeps until it ends. `trace`: record where the
-    time goes. Whom it works with is in the environment (`lab.Lab.environment`)."""
+    """`scheduled`: the devices share as the scheduler says, else alike. `profile`: a file.
+    `directory`: for what it keeps until it ends. `trace`: record where the time goes. Whom it works
+    with is in the environment (`lab.Lab.environment`)."""
 
     model: str
     transport: Transport
@@ -30,6 +32,7 @@ class ProbeStart(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     profile: str | None = None
     placement: Placement = Placement.CRITICAL
+    scheduled: bool = False
     trace: bool = False
 
     def command(self) -> list[str]:
@@ -91,11 +94,14 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 class Decoded(msgspec.Struct, frozen=True, tag=True):
     """`begun_s`: the monotonic clock, which all processes of a machine share. `spent`: also for the
-    tokens that settled."""
+    tokens that settled. `shares`: of the neuron groups, by device, at the end; `outlook`: what the
+    scheduler makes of them then."""
 
     begun_s: float
     decoding: Decoding
     spent: Spent
+    shares: list[int] = []
+    outlook: Outlook | None = None
 
 
 class Scored(msgspec.Struct, frozen=True, tag=True):

@@ -26,9 +26,11 @@ from halo_edge.bench.prefill import PREFILL
 from halo_edge.bench.profiles import lent_profile, own_profile
 from halo_edge.bench.quality import quality
 from halo_edge.bench.relaxed import relaxed
+from halo_edge.bench.replanning import REPLANNING
 from halo_edge.bench.report import render, write_plots
 from halo_edge.bench.result import Document, document, rows_of, to_json
 from halo_edge.bench.scaling import SCALING
+from halo_edge.bench.unequal import UNEQUAL
 from halo_edge.bench.validation import VALIDATION
 from halo_edge.cli.compute import model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
@@ -137,6 +139,16 @@ def _scaling(*, options: BenchOptions) -> None:
     _run(SCALING, options)
 
 
+def _unequal(*, options: BenchOptions) -> None:
+    """Devices that are not alike: the scheduler's shares, and what it predicts (Linux, root)."""
+    _run(UNEQUAL, options)
+
+
+def _replanning(*, options: BenchOptions) -> None:
+    """A device slows down, or dies again and again (Linux, root)."""
+    _run(REPLANNING, options)
+
+
 def _validation(*, options: BenchOptions) -> None:
     """The simulator's TPOT against the lab's (Linux, root)."""
     _run(VALIDATION, options)
@@ -179,6 +191,8 @@ for _command in (
     _burst,
     _outage,
     _scaling,
+    _unequal,
+    _replanning,
     _validation,
     _all,
     _report,

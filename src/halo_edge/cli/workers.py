@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from typing import Annotated
+from typing import Annotated, Final
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 from typer import Option
@@ -33,6 +34,9 @@ from halo_edge.cluster.worker_process import WorkerStart
 from halo_edge.errors import HaloError
 from halo_edge.model.cache import user_shards
 
+MIN_MEMORY_MB: Final = 112.0
+"""A worker without any weights takes nearly as much."""
+
 
 def worker(
     cluster: Annotated[
@@ -57,6 +61,16 @@ def worker(
     connect: Connect = None,
     control_config: ControlConfig = None,
     threads: Threads = None,
+    memory_mb: Annotated[
+        float | None,
+        Option(
+            "--memory",
+            metavar="MB",
+            min=MIN_MEMORY_MB,
+            help="Memory to use at the most. What does not fit is read from disk for every token. "
+            "Default: nine tenths of what there is.",
+        ),
+    ] = None,
     cache_limit_gb: Annotated[
         float, Option("--cache-limit-gb", min=0.0, help="Disk space for shards.")
     ] = DEFAULT_LIMIT_BYTES / (1 << 30),
@@ -79,6 +93,7 @@ def worker(
         address=address,
         port=port,
         threads=threads or os.cpu_count() or 1,
+        memory_bytes=None if memory_mb is None else int(memory_mb * 1e6),
         cache=str(user_shards()),
         cache_limit_bytes=int(cache_limit_gb * (1 << 30)),
     )
@@ -116,7 +131,7 @@ def devices(
 
 
 def _fields(worker: WorkerInfo) -> dict[str, object]:
-    fields = {name: getattr(worker, name) for name in worker.__struct_fields__}
+    fields = msgspec.to_builtins(worker)
     return {**fields, "busy": bool(fields.pop("session"))}
 
 
@@ -125,8 +140,8 @@ def _row(worker: WorkerInfo) -> tuple[str, ...]:
         worker.worker,
         worker.host,
         "\n".join(f"{address}:{worker.port}" for address in worker.addresses),
-        f"{worker.threads} of {worker.cores} cores",
-        f"{worker.memory_bytes / (1 << 30):.1f} GiB",
+        f"{worker.threads} of {len(worker.cores)} cores",
+        "-" if worker.memory_bytes is None else f"{worker.memory_bytes / (1 << 30):.1f} GiB",
         worker.version,
         "busy" if worker.session else "free",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,17 +44,32 @@ class Terms:
     trace: bool
 
 
+class Assigned:
+    """Workers that were asked to load their parts. `pending`: their names, and their replies to
+    come."""
+
+    def __init__(self, pending: Sequence[tuple[str, Iterable[zenoh.Reply]]]) -> None:
+        self._pending = pending
+
+    def wait(self) -> None:
+        """Until each is ready. Raises `HaloError` for a worker that refuses, or leaves."""
+        for name, replies in self._pending:
+            answer = next((r.ok for r in replies if r.ok is not None), None)
+            if answer is None:
+                raise HaloError(f"worker {name} left while its shards were loaded")
+            reply = decode(answer.payload.to_bytes(), AssignmentReply, name)
+            if reply.error:
+                raise HaloError(reply.error)
+
+
 def assign(
     control_session: zenoh.Session,
     terms: Terms,
     epoch: int,
     workers: Mapping[DeviceId, WorkerInfo],
     holdings: Holdings,
-) -> None:
-    """Ask all at once, then wait for each: they load at the same time.
-
-    Raises `HaloError` for a worker that refuses, or leaves meanwhile.
-    """
+) -> Assigned:
+    """Ask all at once: they load at the same time, and others may do something meanwhile."""
     shards = holdings.shards()
     pending = []
     for device, worker in workers.items():
@@ -73,7 +88,8 @@ def assign(
             max_tokens=terms.layout.max_tokens,
             max_payload=terms.layout.max_payload,
             window=terms.layout.window,
-            shards=shards[device],
+            shards=shards[device].resident,
+            streamed=shards[device].streamed,
             fill=holdings.fill_task(device),
             trace=terms.trace,
         )
@@ -82,13 +98,7 @@ def assign(
             question, payload=encode(assignment), timeout=ASSIGN_TIMEOUT_S
         )
         pending.append((worker.worker, replies))
-    for name, replies in pending:
-        answer = next((r.ok for r in replies if r.ok is not None), None)
-        if answer is None:
-            raise HaloError(f"worker {name} left while its shards were loaded")
-        reply = decode(answer.payload.to_bytes(), AssignmentReply, name)
-        if reply.error:
-            raise HaloError(reply.error)
+    return Assigned(pending)
 
 
 def address_of(worker: WorkerInfo) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from halo_edge.cluster.relaxing import Relaxable
-from halo_edge.cluster.speed import DecodeSpeed
+from halo_edge.cluster.speed import DecodeClock
 from halo_edge.cluster.stand_in import StandIn
 from halo_edge.compute.ffn import FfnGraphs
 from halo_edge.compute.partials import PartialSum
@@ -26,7 +26,7 @@ class Epoch:
     rounds: RootRounds
     workers: Mapping[DeviceId, str]
     own: FfnGraphs
-    own_speed: DecodeSpeed
+    own_clock: DecodeClock
     partials: PartialSum
     stand_in: StandIn
     relaxable: Relaxable | None

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import zenoh
 
-from halo_edge.cluster.assigning import Terms, assign
+from halo_edge.cluster.assigning import Assigned, Terms, assign
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
 from halo_edge.cluster.messages import Transport, WorkerInfo
 from halo_edge.cluster.relaxing import Relaxable
-from halo_edge.cluster.speed import DecodeSpeed
+from halo_edge.cluster.speed import DecodeClock
 from halo_edge.cluster.stand_in import StandIn
 from halo_edge.compute.activations import Activations, StepInputs
 from halo_edge.compute.ffn import FfnGraphs
@@ -69,10 +69,27 @@ class Epochs:
 
         Raises `HaloError` for a worker that refuses, or leaves meanwhile.
         """
+        holdings = Holdings(self._packing, plan)
+        assigned = assign(self._control, self._terms, self._number, workers, holdings)
+        # Its repacked weights go when it goes.
+        return self._epoch(plan, holdings, workers, self._runtime.for_other_weights(), assigned)
+
+    def alone(self, plan: Plan) -> Epoch:
+        """One in which the root has everything, in place in the model's file: ready at once."""
+        holdings = Holdings(self._packing, plan)
+        return self._epoch(plan, holdings, {}, self._runtime.in_place(), Assigned([]))
+
+    def _epoch(
+        self,
+        plan: Plan,
+        holdings: Holdings,
+        workers: Mapping[DeviceId, WorkerInfo],
+        runtime: Runtime,
+        assigned: Assigned,
+    ) -> Epoch:
+        """`runtime`: for the root's own shard, which is made ready while workers load theirs."""
         terms, number = self._terms, self._number
         self._number += 1
-        holdings = Holdings(self._packing, plan)
-        assign(self._control, terms, number, workers, holdings)
         rounds = RootRounds(
             terms.key,
             terms.layout,
@@ -84,20 +101,20 @@ class Epochs:
         )
         names = {device: worker.worker for device, worker in workers.items()}
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
+        own, stand_in = self._own(holdings, runtime), self._stand_in(holdings)
+        assigned.wait()
         return Epoch(
             rounds,
             names,
-            self._own(holdings),
-            DecodeSpeed(len(holdings.neurons[ROOT])),
+            own,
+            DecodeClock(len(holdings.neurons[ROOT])),
             PartialSum(self._runtime, partials, self._ffn),
-            self._stand_in(holdings),
+            stand_in,
             self._relaxable(plan, holdings, names),
         )
 
-    def _own(self, holdings: Holdings) -> FfnGraphs:
+    def _own(self, holdings: Holdings, runtime: Runtime) -> FfnGraphs:
         projections = self._sketch.projections if self._sketch is not None else None
-        # Its repacked weights go when it goes.
-        runtime = self._runtime.for_other_weights()
         own = FfnGraphs(runtime, holdings.own(), self._x, self._ffn, projections)
         own.prepare()
         return own

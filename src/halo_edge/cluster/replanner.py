@@ -1,8 +1,8 @@
 """Keeps a session's plan up to date with who is there, and how fast: in a thread of its own, beside
 the rounds.
 
-When it is time for a new plan (`plan.admission`, `plan.balance`) it has the next epoch made ready
-and handed over; the rounds go on with the one before meanwhile.
+When it is time for a new plan (`plan.admission`, `plan.replanning`) it has the next epoch made
+ready and handed over; the rounds go on with the one before meanwhile.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from halo_edge.cluster.messages import WorkerInfo
+from halo_edge.cluster.planner import Planned, Planner, Workers, shares_in_words
 from halo_edge.errors import HaloError
 from halo_edge.plan.admission import Admission
-from halo_edge.plan.balance import Balance
+from halo_edge.plan.plan import Plan
 from halo_edge.sync.ids import ROOT, DeviceId
 
 # Leaving a session does not wait longer for a plan that is under way.
 CLOSE_TIMEOUT_S: Final = 1.0
-# How often devices are asked how fast they are.
+# How often the planner is asked whether there is a better plan.
 POLL_S: Final = 1.0
 # More different workers than anybody has, in one session; what comes then is not let in.
 MAX_WORKERS: Final = 1024
 # Comings and goings that wait while a plan is carried out.
 MAX_EVENTS: Final = 4 * MAX_WORKERS
 
-Replan = Callable[[Mapping[DeviceId, WorkerInfo], Mapping[int, float]], Mapping[int, int]]
+CarryOut = Callable[[Plan, Workers], None]
 
 
 @dataclass(frozen=True)
@@ -48,34 +49,35 @@ class Left:
 
 
 class Replanner:
-    """`ask` gets a worker's description. `replan` carries out a plan with these workers, and shares
-    like these, by device; it returns how many neurons each then has. Both may raise `HaloError`.
-    `own_speed`: the root's, in neurons a second. `tell` is given a line for the user."""
+    """`ask` gets a worker's description. `carry_out` makes a plan with these workers the one in
+    use. Both may raise `HaloError`. `tell` is given a line for the user."""
 
     def __init__(
         self,
         session: str,
-        workers: Mapping[DeviceId, WorkerInfo],
-        neurons: Mapping[int, int],
+        workers: Workers,
+        plan: Plan,
+        planner: Planner,
         ask: Callable[[str], WorkerInfo],
-        replan: Replan,
-        own_speed: Callable[[], float] | None,
+        carry_out: CarryOut,
         tell: Callable[[str], None],
+        first: Planned | None = None,
     ) -> None:
-        """`session`: the root's. `workers`, `neurons`: of the first plan, which is in use.
-        `own_speed` None: shares do not follow speeds."""
+        """`session`: the root's. `workers`: of `plan`, which is in use. `first`: a plan that was
+        made for them already, and the user told of; it takes its place."""
         self._session = session
         self._workers = dict(workers)
         self._numbers = {worker.worker: device for device, worker in workers.items()}
         self._members = tuple(workers)
-        self._neurons = neurons
-        self._balance = Balance()
-        self._own_speed = own_speed
+        self._plan = plan
+        self._ready = {DeviceId(device) for device in plan.workers}
+        self._planner = planner
         self._ask = ask
-        self._replan = replan
+        self._carry_out = carry_out
         self._tell = tell
         self._events: queue.Queue[Came | Left | None] = queue.Queue(MAX_EVENTS)
         self._admission = Admission(workers)
+        self._first = first
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="replanner", daemon=True)
         self._thread.start()
@@ -94,6 +96,9 @@ class Replanner:
 
     def _run(self) -> None:
         try:
+            first = self._first
+            if first is not None:
+                self._make(self._chosen(self._members), lambda: first)
             self._follow()
         except Exception:
             if not self._closed:  # what fails at the end is that the control plane has gone
@@ -114,19 +119,22 @@ class Replanner:
 
     def _look(self) -> None:
         """Whether a plan is due, and carry it out."""
-        members = self._admission.due(time.monotonic())
+        now = time.monotonic()
+        members = self._admission.due(now)
         if members is not None:
-            self._make([DeviceId(number) for number in sorted(members)])
-        elif self._own_speed is not None and self._unbalanced(self._own_speed()):
-            self._make(self._members)
+            chosen = self._chosen([DeviceId(number) for number in sorted(members)])
+            self._make(chosen, lambda: self._planner.plan(chosen))
+            return
+        chosen = self._chosen(self._members)
+        try:
+            better = self._planner.better(self._plan, chosen, now)
+        except HaloError:  # what is in use goes on
+            return
+        if better is not None:
+            self._make(chosen, lambda: better)
 
-    def _unbalanced(self, own_speed: float) -> bool:
-        self._balance.measured(ROOT, own_speed)
-        for device in self._members:
-            with contextlib.suppress(HaloError):  # away; that is admission's business
-                worker = self._ask(self._workers[device].worker)
-                self._balance.measured(device, worker.decode_neurons_per_s)
-        return self._balance.due(self._neurons, time.monotonic())
+    def _chosen(self, members: Sequence[DeviceId]) -> Workers:
+        return {device: self._workers[device] for device in members}
 
     def _came(self, name: str) -> None:
         try:
@@ -141,30 +149,38 @@ class Replanner:
                 return
             device = self._numbers[name] = DeviceId(max(self._numbers.values(), default=0) + 1)
         self._workers[device] = worker
-        self._admission.came(device, has_part=worker.session == self._session)
+        if worker.session != self._session:
+            self._ready.discard(device)
+        # Who has no share in the plan needs no part in it.
+        has_part = device in self._ready or device not in self._plan.workers
+        self._admission.came(device, has_part=has_part)
 
-    def _make(self, members: Sequence[DeviceId]) -> None:
+    def _make(self, workers: Workers, plan: Callable[[], Planned]) -> None:
         """A plan with these workers."""
-        workers = {device: self._workers[device] for device in members}
-        weights = self._balance.weights([ROOT, *members])
         try:
-            self._neurons = self._replan(workers, weights)
+            made = plan()
+            parts = {DeviceId(device) for device in made.plan.workers}
+            if _shares(made.plan) != _shares(self._plan) or not parts <= self._ready:
+                self._carry_out(made.plan, workers)
+                self._ready = parts
+                if made is not self._first:
+                    self._tell(in_words("a new plan", made, workers))
         except HaloError as error:
             self._admission.failed(time.monotonic())
-            self._balance.planned(time.monotonic())  # not again at once
+            self._planner.planned(time.monotonic())  # not again at once
             if not self._closed:
                 self._tell(f"no new plan yet: {error}")
             return
-        self._members = tuple(members)
-        self._admission.planned(frozenset(members), time.monotonic())
-        self._balance.planned(time.monotonic())
-        self._tell(f"a new plan: {self._shares()}")
+        self._plan, self._members = made.plan, tuple(workers)
+        self._admission.planned(frozenset(workers), time.monotonic())
+        self._planner.planned(time.monotonic())
 
-    def _shares(self) -> str:
-        """As people read them."""
-        total = sum(self._neurons.values())
-        names = {ROOT: "root"} | {d: self._workers[d].worker for d in self._members}
-        return ", ".join(
-            f"{name} {100 * self._neurons.get(device, 0) / total:.0f} %"
-            for device, name in names.items()
-        )
+
+def _shares(plan: Plan) -> dict[int, range]:
+    return {device: share for device, share in enumerate(plan.shares) if share}
+
+
+def in_words(what: str, made: Planned, workers: Workers) -> str:
+    """A line for the user."""
+    names = {ROOT: "root"} | {device: worker.worker for device, worker in workers.items()}
+    return "; ".join(filter(None, [f"{what}: {shares_in_words(made.plan, names)}", made.words]))

@@ -18,17 +18,21 @@ from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import local_address_towards
 from halo_edge.cluster.assigning import Terms, address_of
 from halo_edge.cluster.discovery import check_usable, check_version, describe
+from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
-from halo_edge.cluster.holdings import Packing, check_split, plan_of
+from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.links import RootLink
+from halo_edge.cluster.live_scheduling import live_scheduling
 from halo_edge.cluster.messages import (
     Transport,
     WorkerInfo,
 )
+from halo_edge.cluster.planner import FixedShares, Planned, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
-from halo_edge.cluster.replanner import Came, Left, Replanner
+from halo_edge.cluster.replanner import Came, Left, Replanner, in_words
 from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.rounds_ffn import RoundsFfn
+from halo_edge.cluster.scheduling import Outlook, Scheduling
 from halo_edge.cluster.shard_server import serve_shards
 from halo_edge.cluster.trace_fetch import DeviceTrace, fetch_trace
 from halo_edge.compute.activations import Activations, StepInputs
@@ -42,7 +46,8 @@ from halo_edge.groups.placement import Placement, placed
 from halo_edge.groups.profile import Profile
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
-from halo_edge.sync.ids import ROOT, DeviceId
+from halo_edge.plan.plan import Plan
+from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.statistics import Statistics
 
@@ -57,8 +62,8 @@ class RoundsOptions:
     rounds and the network, such as `--impair`. `relax`: how far rounds go on without what is late
     or lost. `profile`: gives the neurons their order, changed by
     `placement`, and `down` is what it makes of ffn_down; None: the model file's order. `shards`:
-    where packed shards are kept; None: in the user's cache. `rebalance`: shares follow how fast
-    the devices turn out to be, if there is no `split`.
+    where packed shards are kept; None: in the user's cache. `scheduled`: without a `split` shares
+    are what the scheduler makes of the devices, and follow what they turn out to be; else alike.
     """
 
     wire: Wire = Wire.MIXED
@@ -72,7 +77,15 @@ class RoundsOptions:
     placement_seed: int = 0
     down: DownType = DownType.Q8_0
     shards: Path | None = None
-    rebalance: bool = True
+    scheduled: bool = True
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a session begins with."""
+
+    plan: Plan
+    epoch: Epoch
 
 
 class Cluster:
@@ -99,6 +112,7 @@ class Cluster:
         self._session = session
         self._cluster = cluster
         self._options = options
+        self._gguf = gguf
         self._params = params
         self._left: set[str] = set()
         self._link: RootLink | None = None
@@ -106,6 +120,7 @@ class Cluster:
         self._epochs: Epochs | None = None
         self._gather: RoundsFfn | None = None
         self._replanner: Replanner | None = None
+        self._scheduled: Scheduling | None = None
         self._tell = tell
         self.workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
         self.name = uuid4().hex
@@ -114,11 +129,7 @@ class Cluster:
             profile = placed(profile, options.placement, options.placement_seed)
         check_split(options.split, len(workers))
         self.packing = Packing(gguf, params, profile, options.down, options.shards)
-        self.plan = plan_of(
-            self.packing.partition,
-            dict(enumerate(options.split or [1.0] * (len(workers) + 1))),
-            self.workers,
-        )
+        self._plan: Plan | None = None
         serve_shards(self.packing.store, session, cluster, self.name, progress)
         self._token = session.liveliness().declare_token(control.root_key(cluster, self.name))
         key = control.worker_key(cluster, "*")
@@ -173,7 +184,13 @@ class Cluster:
             encoder,
             options.stall_timeout_s,
         )
-        epoch = epochs.make(self.plan, self.workers)
+        scheduling = self._scheduling(runtime.threads)
+        planner: Planner = scheduling or FixedShares(self.packing.shape, options.split)
+        made = planner.plan(self.workers)
+        self._plan = made.plan
+        if scheduling is not None:
+            self._tell(in_words("plan", made, self.workers))
+        begun = self._begin(epochs, made, scheduling)
         link: RootLink
         if options.transport is Transport.UDP:
             link = self._udp = udp.UdpRootLink(sock, addresses)
@@ -181,7 +198,7 @@ class Cluster:
             link = tcp.TcpRootLink(addresses)
         self._link = link = options.wrap_link(link) if options.wrap_link is not None else link
         self._gather = RoundsFfn(
-            epoch,
+            begun.epoch,
             options.relax,
             link,
             encoder,
@@ -189,18 +206,44 @@ class Cluster:
             self._lost,
             tracer,
         )
+        if scheduling is not None:
+            scheduling.rounds = self._gather
+            self._scheduled = scheduling
         if self._udp is not None:  # over TCP workers cannot come and go
-            follow = options.rebalance and options.split is None
             self._replanner = Replanner(
                 self.name,
                 self.workers,
-                self._neurons(),
+                begun.plan,
+                planner,
                 self._ask,
                 self._replan,
-                (lambda: self._opened().own_neurons_per_s) if follow else None,
                 self._tell,
+                made if begun.plan is not made.plan else None,
             )
         return self._gather
+
+    def _begin(self, epochs: Epochs, made: Planned, scheduling: Scheduling | None) -> _Begun:
+        """With the plan that was made; or, where the root can do without others until they have
+        their parts, at once."""
+        workers = self._with_part(made.plan, self.workers)
+        if scheduling is not None and workers and self._options.transport is Transport.UDP:
+            alone = scheduling.alone()
+            if alone is not None:
+                return _Begun(alone.plan, epochs.alone(alone.plan))
+        return _Begun(made.plan, epochs.make(made.plan, workers))
+
+    @property
+    def plan(self) -> Plan:
+        """The one in use, or about to be."""
+        if self._plan is None:
+            raise RuntimeError("gather() comes first")
+        return self._plan
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """What the scheduler makes of the plan in use; None without one, or while nothing is known
+        of it yet."""
+        return self._scheduled.outlook if self._scheduled is not None else None
 
     @property
     def members(self) -> Mapping[DeviceId, str]:
@@ -256,32 +299,36 @@ class Cluster:
             raise RuntimeError("gather() comes first")
         return self._gather
 
-    def _replan(
-        self, workers: Mapping[DeviceId, WorkerInfo], weights: Mapping[int, float]
-    ) -> Mapping[int, int]:
+    def _replan(self, plan: Plan, workers: Workers) -> None:
         """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
         assert self._epochs is not None and self._udp is not None
-        asked = self._options.split
-        if asked is not None:
-            workers = {device: w for device, w in workers.items() if device < len(asked)}
-            weights = dict(enumerate(asked))
-        plan = plan_of(self.packing.partition, weights, workers)
+        workers = self._with_part(plan, workers)
         epoch = self._epochs.make(plan, workers)
         for device, worker in workers.items():
             self._udp.reach(device, address_of(worker))
-        self.plan = plan
+        self._plan = plan
         self.workers = {**self.workers, **workers}
         self._opened().adopt(epoch)
-        return self._neurons()
 
-    def _neurons(self) -> dict[int, int]:
-        """What each device of the plan has of a layer, the root too."""
-        shares = self.plan.shares
-        return {
-            device: len(self.packing.partition.neuron_range(shares[device]))
-            for device in (ROOT, *self.workers)
-            if device < len(shares) and shares[device]
-        }
+    def _scheduling(self, threads: int) -> Scheduling | None:
+        options = self._options
+        if not options.scheduled or options.split is not None:
+            return None
+        return live_scheduling(
+            self._session,
+            self._cluster,
+            self._gguf,
+            self.packing,
+            options.wire,
+            options.relax,
+            threads,
+            self._ask,
+        )
+
+    @staticmethod
+    def _with_part(plan: Plan, workers: Workers) -> Workers:
+        """Those that have neurons: the others take no part in rounds."""
+        return {device: workers[device] for device in map(DeviceId, plan.workers)}
 
     def _ask(self, name: str) -> WorkerInfo:
         """Raises `HaloError` for a worker that does not answer, or cannot be used from here."""

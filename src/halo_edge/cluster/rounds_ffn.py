@@ -16,6 +16,7 @@ from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.ladder import Counts, Ladder
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.wire import RowEncoder
 from halo_edge.engine.trace import Activity, Tracer
@@ -59,6 +60,7 @@ class RoundsFfn:
         self._lost = lost
         self._tracer = tracer
         self._step = -1
+        self._clock = RootClock()
         self._counts = Counts()
         self._next: Epoch | None = None
         self._epoch = epoch
@@ -74,6 +76,7 @@ class RoundsFfn:
         tracer, epoch, ladder, relaxing = self._tracer, self._epoch, self._ladder, self._relaxing
         rounds = epoch.rounds
         counted = rounds.statistics
+        self._clock.begin(layer)
         tracer.begin_round()
         x = self._x.encode(tokens)
         tracer.lap(_ENCODE_X)
@@ -82,11 +85,13 @@ class RoundsFfn:
         rounds.begin(RoundId(self._step, layer), tokens, x, now)
         ladder.send(now)
         tracer.lap(_SEND_X)
-        begun_s = time.monotonic()
+        epoch.own_clock.begin()
         if not epoch.own.run(layer, tokens):
             self._ffn.clear(tokens)
         if tokens == 1:
-            epoch.own_speed.sample(time.monotonic() - begun_s)
+            epoch.own_clock.end()
+        else:
+            epoch.own_clock.skip()
         tracer.lap(_OWN_FFN)
         if relaxing is not None:
             relaxing.begin_round(layer, tokens)
@@ -99,6 +104,7 @@ class RoundsFfn:
         tracer.end_round(
             counted.wants_sent, counted.retransmissions, counted.bytes_sent + counted.bytes_received
         )
+        self._clock.end(tokens)
 
     def relax(self, options: RelaxOptions) -> None:
         """From the next step on, with a full budget. Raises `HaloError` for what takes a profile
@@ -122,9 +128,14 @@ class RoundsFfn:
         return self._epoch.workers
 
     @property
-    def own_neurons_per_s(self) -> float:
-        """Of the root's own shard, in decode, lately; 0 while it is not known."""
-        return self._epoch.own_speed.neurons_per_s
+    def own_times(self) -> DecodeTimes:
+        """Of the root's own shard, lately. Any thread may ask."""
+        return self._epoch.own_clock.times
+
+    @property
+    def between(self) -> RootClock:
+        """What the root does beside rounds. Any thread may ask."""
+        return self._clock
 
     def spent(self) -> Spent:
         """What the rounds needed so far beyond what came by itself."""

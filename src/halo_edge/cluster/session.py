@@ -71,8 +71,8 @@ def open_session(
         local = None
         if options.control is None and options.workers:  # first: they start while we load
             local = stack.enter_context(LocalWorkers(options.workers, options.threads))
-            # They share the cores with the root: how fast one was says nothing of the next.
-            rounds = replace(rounds, rebalance=False)
+            # They share the cores with the root, which alone would be faster.
+            rounds = replace(rounds, scheduled=False)
         model = load(
             options.model,
             threads=options.threads,

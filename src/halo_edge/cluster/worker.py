@@ -13,37 +13,51 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from halo_edge import __version__
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import own_addresses
+from halo_edge.cluster.benchmark_cache import Benchmark, Benchmarks
 from halo_edge.cluster.code_pages import drop_code_pages
+from halo_edge.cluster.limits import Limits, read_limits
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
+    Decode,
     FillPiece,
     TraceReply,
     Transport,
     WorkerInfo,
 )
+from halo_edge.cluster.profile_message import BenchmarkTask
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.worker_control import Assigned, Loaded, RootGone, WorkerControl
 from halo_edge.cluster.worker_part import WorkerPart, load_part
 from halo_edge.cluster.worker_session import Session
+from halo_edge.cluster.worker_shards import memory_needed
 from halo_edge.errors import HaloError
+from halo_edge.plan.device import PROCESS_BYTES
+
+# The rest is for the system, where nobody says how much memory is for the worker.
+MEMORY_SHARE: Final = 0.9
+# A port that is free for UDP is rarely taken for TCP.
+ANY_PORT_TRIES: Final = 16
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """`address`: where rounds are received (0.0.0.0: everywhere); `port`: 0 for any."""
+    """`address`: where rounds are received (0.0.0.0: everywhere); `port`: 0 for any.
+    `memory_bytes`: that the worker may use; None: most of what there is."""
 
     control: control.ControlOptions
     name: str = ""
     address: str = "0.0.0.0"
     port: int = 0
     threads: int = 1
+    memory_bytes: int | None = None
 
 
 class Worker:
@@ -55,21 +69,22 @@ class Worker:
         """`tell` is given a line for the user now and then."""
         self._options = options
         self._cache = cache
+        self._benchmarks = Benchmarks(cache.directory, options.threads)
         self._tell = tell
-        self._udp = udp.bind(options.address, options.port)
+        self._udp, self._tcp = _listen(options.address, options.port)
         self.port: int = self._udp.getsockname()[1]
-        try:
-            self._tcp = tcp.listen(options.address, self.port)
-        except HaloError:
-            self._udp.close()
-            raise
         self.id = options.name or _unique_name()
         self._session: Session | None = None
         self._loading: threading.Thread | None = None
         try:
             opened = control.open_control(options.control)
             self._control = WorkerControl(
-                opened, options.control.cluster, self.describe, self.trace, self.fill
+                opened,
+                options.control.cluster,
+                self.describe,
+                self.trace,
+                self.fill,
+                self.benchmark,
             )
         except HaloError:
             self._udp.close()
@@ -78,8 +93,13 @@ class Worker:
         drop_code_pages()
 
     def describe(self) -> WorkerInfo:
-        session = self._session
-        pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        session, limits = self._session, read_limits()
+        decode = Decode()
+        if session is not None:
+            times = session.decode
+            decode = Decode(
+                times.neurons, times.rounds, times.cpu_s, times.wall_s, times.round_cpu_s
+            )
         return WorkerInfo(
             control_version=CONTROL_VERSION,
             version=__version__,
@@ -87,11 +107,13 @@ class Worker:
             host=socket.gethostname(),
             addresses=own_addresses(self._options.address),
             port=self.port,
-            cores=os.cpu_count() or 1,
+            machine=limits.machine,
+            cores=list(limits.cores),
             threads=self._options.threads,
-            memory_bytes=pages * page_bytes,
+            cpu_quota=limits.cpu_quota,
+            memory_bytes=self._memory_bytes(limits),
             session=session.id if session is not None else "",
-            decode_neurons_per_s=session.decode_neurons_per_s if session is not None else 0.0,
+            decode=decode,
         )
 
     def trace(self) -> TraceReply:
@@ -105,6 +127,10 @@ class Worker:
         if session is None or session.id != wanted.session:
             raise HaloError("this worker has another root by now")
         return session.fill_piece(wanted.start, wanted.stop)
+
+    def benchmark(self, task: BenchmarkTask) -> Benchmark:
+        """For a model. Any thread may ask. Raises `HaloError` if it cannot be measured."""
+        return self._benchmarks.of(task, self._memory_bytes())
 
     def run(self) -> None:
         """Serve one root after another, until KeyboardInterrupt or SystemExit."""
@@ -170,6 +196,8 @@ class Worker:
             event.reply(AssignmentReply(error=error))
             return
 
+        self._make_room(session, assignment)
+
         def load() -> None:
             try:
                 loaded = Loaded(event, self._load(assignment))
@@ -179,6 +207,20 @@ class Worker:
 
         self._loading = threading.Thread(target=load, name="load", daemon=True)
         self._loading.start()
+
+    def _make_room(self, session: Session, assignment: Assignment) -> None:
+        """For another part, where it does not fit beside the one in use. Who can computes for this
+        device meanwhile."""
+        limit = self._memory_bytes()
+        try:
+            needed = session.memory_bytes + memory_needed(assignment)
+        except ValueError:  # loading says what is wrong with it
+            return
+        if limit is not None and needed > limit - PROCESS_BYTES:
+            self._tell(
+                "no memory for two plans at once: out of the rounds until the next is loaded"
+            )
+            session.pause()
 
     def _go_on(self, loaded: Loaded) -> None:
         self._loading = None
@@ -196,17 +238,38 @@ class Worker:
         fetched, cached = cache.fetched_bytes, cache.cached_bytes
         part = load_part(assignment, cache, self._control.fetch_shard, self._options.threads)
         self._tell(
-            f"assigned {sum(s is not None for s in assignment.shards)} layers' shards: "
+            f"assigned {sum(map(bool, assignment.shards))} layers' shards: "
             f"{(cache.fetched_bytes - fetched) / 1e6:.1f} MB fetched, "
             f"{(cache.cached_bytes - cached) / 1e6:.1f} MB on disk already"
         )
         return part
+
+    def _memory_bytes(self, limits: Limits | None = None) -> int | None:
+        """What it may use; None where nobody says."""
+        if self._options.memory_bytes is not None:
+            return self._options.memory_bytes
+        limit = (limits or read_limits()).memory_bytes
+        return None if limit is None else int(MEMORY_SHARE * limit)
 
     def _end_session(self) -> None:
         if self._session is not None:
             self._control.unwatch()
             self._session.close()
             self._session = None
+
+
+def _listen(address: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP on the same port; 0: any that is free for both. Raises `HaloError`."""
+    tries = 1 if port else ANY_PORT_TRIES
+    while True:
+        datagrams = udp.bind(address, port)
+        try:
+            return datagrams, tcp.listen(address, datagrams.getsockname()[1])
+        except HaloError:
+            datagrams.close()
+            tries -= 1
+            if not tries:
+                raise
 
 
 def _unique_name() -> str:

@@ -11,12 +11,15 @@ import os
 import queue
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 import zenoh
 
 from halo_edge.cluster import control
+from halo_edge.cluster.benchmark_cache import Benchmark
+from halo_edge.cluster.link_probe import PROBE_BYTES
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
@@ -29,6 +32,7 @@ from halo_edge.cluster.messages import (
     decode,
     encode,
 )
+from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask, reply_of
 from halo_edge.cluster.worker_part import WorkerPart
 from halo_edge.errors import HaloError
 
@@ -75,14 +79,17 @@ class WorkerControl:
         describe: Callable[[], WorkerInfo],
         trace: Callable[[], TraceReply],
         fill: Callable[[FillPiece], bytes],
+        benchmark: Callable[[BenchmarkTask], Benchmark],
     ) -> None:
-        """`describe`, `trace` and `fill` are called from Zenoh's threads; `fill` raises `HaloError`
-        for what there is not."""
+        """`describe`, `trace` and `fill` are called from Zenoh's threads, `benchmark` from another;
+        `fill` and `benchmark` raise `HaloError` for what there is not."""
         self._session = session
         self._cluster = cluster
         self._describe = describe
         self._trace = trace
         self._fill = fill
+        self._benchmark = benchmark
+        self._benchmarks = ThreadPoolExecutor(1, "benchmark")
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.wake_fd, self._wake = os.pipe()
         os.set_blocking(self.wake_fd, False)
@@ -94,6 +101,8 @@ class WorkerControl:
             session.declare_queryable(f"{key}/assign", self._on_assign),
             session.declare_queryable(f"{key}/fill", self._on_fill),
             session.declare_queryable(f"{key}/clock", self._on_clock),
+            session.declare_queryable(f"{key}/echo", self._on_echo),
+            session.declare_queryable(f"{key}/benchmark", self._on_benchmark),
             session.declare_queryable(f"{key}/trace", self._on_trace),
             session.liveliness().declare_token(key),
         )
@@ -130,6 +139,7 @@ class WorkerControl:
 
     def close(self) -> None:
         self.unwatch()
+        self._benchmarks.shutdown(wait=False, cancel_futures=True)
         self._session.close()  # type: ignore[no-untyped-call]
         os.close(self.wake_fd)
         os.close(self._wake)
@@ -150,6 +160,14 @@ class WorkerControl:
         with query:
             query.reply(query.key_expr, encode(ClockReply(now_ns)))
 
+    def _on_echo(self, query: zenoh.Query) -> None:
+        with query:
+            question = query.payload.to_bytes() if query.payload is not None else b""
+            if len(question) > PROBE_BYTES:
+                query.reply_err(b"that is too much to say again")
+                return
+            query.reply(query.key_expr, question)
+
     def _on_fill(self, query: zenoh.Query) -> None:
         with query:
             try:
@@ -159,6 +177,22 @@ class WorkerControl:
                 query.reply_err(str(error).encode())
                 return
             query.reply(query.key_expr, piece)
+
+    def _on_benchmark(self, query: zenoh.Query) -> None:
+        """It takes a second: not in Zenoh's thread, which others wait for."""
+
+        def answer() -> None:
+            try:
+                question = query.payload.to_bytes() if query.payload is not None else b""
+                found = self._benchmark(decode(question, BenchmarkTask, "a root"))
+                reply = reply_of(found.profile, found.storage_bytes_per_s)
+            except HaloError as error:
+                reply = BenchmarkReply(error=str(error))
+            with contextlib.suppress(zenoh.ZError), query:
+                query.reply(query.key_expr, encode(reply))
+
+        with contextlib.suppress(RuntimeError):  # the worker is ending
+            self._benchmarks.submit(answer)
 
     def _on_trace(self, query: zenoh.Query) -> None:
         with query:

@@ -5,16 +5,23 @@ Made ready in any thread, then used by the one that serves.
 
 from __future__ import annotations
 
-import time
-
 from halo_edge.cluster.fill_compute import HeldFill
 from halo_edge.cluster.messages import Assignment, Transport
 from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.shard_cache import ShardCache
-from halo_edge.cluster.speed import DecodeSpeed
-from halo_edge.cluster.worker_shards import Fetch, load_fill, load_shards
-from halo_edge.compute.ffn import FfnGraphs, FfnWeights
+from halo_edge.cluster.speed import DecodeClock
+from halo_edge.cluster.worker_shards import (
+    Fetch,
+    LoadedShards,
+    load_fill,
+    load_shards,
+    memory_needed,
+    pool_bytes,
+)
+from halo_edge.compute.ffn import FfnGraphs
+from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
+from halo_edge.compute.streamed_ffn import StreamedFfn
 from halo_edge.compute.wire import WireCodec
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.timing import Recovery
@@ -27,7 +34,7 @@ class WorkerPart:
     def __init__(
         self,
         assignment: Assignment,
-        weights: list[FfnWeights | None],
+        shards: LoadedShards,
         runtime: Runtime,
         fill: HeldFill,
     ) -> None:
@@ -42,8 +49,9 @@ class WorkerPart:
             window=assignment.window,
         )
         self.epoch = assignment.epoch
-        neurons = next((part.gate.rows for part in weights if part is not None), 0)
-        self.speed = DecodeSpeed(neurons)
+        layers = range(len(shards.resident))
+        neurons = max(sum(tile.gate.rows for tile in shards.whole(layer)) for layer in layers)
+        self.clock = DecodeClock(neurons)
         self.fill = fill
         self.rounds = WorkerRounds(
             assignment.key,
@@ -56,22 +64,48 @@ class WorkerPart:
         self._partial = memoryview(bytearray(layout.max_tokens * partial_codec.row_bytes))
         self._partial_rows = partial_codec.rows(self._partial)
         x = x_codec.rows(self.rounds.x_memory)
-        self._graphs = FfnGraphs(runtime, weights, x, self._partial_rows)
+        self.memory_bytes = memory_needed(assignment)
+        self._graphs: FfnGraphs | StreamedFfn | None = _graphs(
+            runtime, shards, x, self._partial_rows
+        )
         self._graphs.prepare()
 
     def compute(self, layer: int, tokens: int) -> memoryview:
         """The encoded partial of the round whose x has come."""
-        begun_s = time.monotonic()
+        assert self._graphs is not None
+        self.clock.begin()
         if not self._graphs.run(layer, tokens):
             self._partial_rows.clear(tokens)
         if tokens == 1:
-            self.speed.sample(time.monotonic() - begun_s)
+            self.clock.end()
+        else:
+            self.clock.skip()
         return self._partial[: tokens * self._partial_row_bytes]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can compute no more."""
+        return self._graphs is None
+
+    def close(self) -> None:
+        """End what runs beside, and let the weights go. `compute` must not be called again."""
+        if isinstance(self._graphs, StreamedFfn):
+            self._graphs.close()
+        self._graphs = None
 
 
 def load_part(assignment: Assignment, cache: ShardCache, fetch: Fetch, threads: int) -> WorkerPart:
     """Raises `HaloError` or `ValueError` for what cannot be had, or makes no sense."""
     runtime = Runtime(threads)
-    weights = load_shards(assignment, cache, fetch)
-    fill = load_fill(assignment, weights, runtime, cache, fetch)
-    return WorkerPart(assignment, weights, runtime, fill)
+    shards = load_shards(assignment, cache, fetch)
+    fill = load_fill(assignment, shards, runtime, cache, fetch)
+    return WorkerPart(assignment, shards, runtime, fill)
+
+
+def _graphs(
+    runtime: Runtime, shards: LoadedShards, x: Rows, partial: Rows
+) -> FfnGraphs | StreamedFfn:
+    pool = pool_bytes([[tile.layout.nbytes for tile in tiles] for tiles in shards.files])
+    if not pool:
+        return FfnGraphs(runtime, shards.resident, x, partial)
+    return StreamedFfn(runtime, shards.resident, shards.files, pool, x, partial)

@@ -37,6 +37,7 @@ class WorkerStart(msgspec.Struct, frozen=True, kw_only=True):
     address: str = "0.0.0.0"
     port: int = 0
     threads: int = 1
+    memory_bytes: int | None = None
     cache: str
     cache_limit_bytes: int = DEFAULT_LIMIT_BYTES
     parent: int | None = None
@@ -88,7 +89,9 @@ def main() -> None:
         start.multicast,
         Path(start.config_file) if start.config_file else None,
     )
-    options = WorkerOptions(control, start.name, start.address, start.port, start.threads)
+    options = WorkerOptions(
+        control, start.name, start.address, start.port, start.threads, start.memory_bytes
+    )
     cache = ShardCache(Path(start.cache), start.cache_limit_bytes)
     try:
         worker = Worker(options, cache, _tell)

@@ -8,6 +8,7 @@ from typing import Final
 
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import WORKER_SPANS, TraceReply
+from halo_edge.cluster.speed import DecodeTimes
 from halo_edge.cluster.worker_part import WorkerPart
 from halo_edge.engine.trace import Activity, Recorder, Tracer
 from halo_edge.sync.datagram import epoch_of
@@ -38,13 +39,28 @@ class Session:
         return self._newest.epoch
 
     @property
-    def decode_neurons_per_s(self) -> float:
-        """In the epoch in use; 0 while it is not known. Any thread may ask."""
-        return self._part.speed.neurons_per_s
+    def decode(self) -> DecodeTimes:
+        """In the epoch in use. Any thread may ask."""
+        return self._part.clock.times
 
     def be_ready_for(self, part: WorkerPart) -> None:
         """Go over to it when the root does: with the first datagram of its epoch."""
+        if self._next is not None:  # the root has made another plan since
+            self._next.close()
         self._next = part
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its parts take."""
+        parts = (self._part, self._next)
+        return sum(part.memory_bytes for part in parts if part is not None and not part.closed)
+
+    def pause(self) -> None:
+        """Let the weights go; answer no round until the root comes with another epoch."""
+        for part in (self._part, self._next):
+            if part is not None:
+                part.close()
+        self._next = None
 
     def fill_piece(self, start: int, stop: int) -> bytes:
         """Of the newest epoch's fill. Any thread may ask. Raises `HaloError` if there is none."""
@@ -59,7 +75,9 @@ class Session:
             deadline = rounds.deadline()
             now = time.monotonic()
             wait_s = IDLE_WAIT_S if deadline is None else max(0.0, deadline - now)
-            if rounds.ready() is not None:  # its x came while the round before was computed
+            if self._part.closed:
+                wait_s = IDLE_WAIT_S
+            elif rounds.ready() is not None:  # its x came while the round before was computed
                 wait_s = 0.0
             # Exact to the microsecond, where poll and epoll count milliseconds.
             if wake_fd in select.select(sources, (), (), wait_s)[0]:
@@ -69,7 +87,8 @@ class Session:
             # rounds, of which only the newest is not over.
             now = self._drain()
             part, rounds = self._part, self._part.rounds
-            counted, request = rounds.statistics, rounds.ready()
+            counted = rounds.statistics
+            request = None if part.closed else rounds.ready()
             if counted.rounds != self._seen:  # the first of a round's x
                 self._begun_ns, self._seen = woken_ns, counted.rounds
             if request is not None:
@@ -98,6 +117,9 @@ class Session:
 
     def close(self) -> None:
         self._link.close()
+        for part in (self._part, self._next):
+            if part is not None:
+                part.close()
 
     @property
     def _newest(self) -> WorkerPart:
@@ -110,7 +132,7 @@ class Session:
         while (datagram := receive()) is not None:
             if self._next is not None and epoch_of(datagram) == self._next.epoch:
                 self._receive_next(self._next, datagram, now)
-            else:
+            elif not self._part.closed:
                 self._part.rounds.receive(datagram, now)
         return now
 
@@ -119,4 +141,5 @@ class Session:
         part.rounds.receive(datagram, now)
         if part.rounds.statistics.rounds:
             part.rounds.follow(self._part.rounds)
+            self._part.close()
             self._part, self._next, self._seen = part, None, 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from halo_edge.groups.partition import Partition
+from halo_edge.groups.partition import GROUP_SIZE, Partition
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.model.synth import SyntheticShape
@@ -24,11 +24,18 @@ class ModelShape:
     ffn_weights: int
     head_weights: int
     weight_bytes: float
+    group_size: int = GROUP_SIZE  # neurons
 
     @property
     def partition(self) -> Partition:
         """A layer's neuron groups."""
-        return Partition(self.ffn)
+        return Partition(self.ffn, self.group_size)
+
+    @property
+    def group_bytes(self) -> float:
+        """Of a neuron group's weights, in all layers together."""
+        one = self.ffn_weights * self.weight_bytes / self.ffn * self.group_size
+        return one * self.n_layers
 
     @classmethod
     def of(

@@ -81,6 +81,17 @@ class Plan:
         """The groups of others that it holds."""
         return self.replicas[device] if self.replicas else ()
 
+    def of_places(self, places: Sequence[int | None]) -> Plan:
+        """The same for devices in another order: device i of it is device `places[i]` of this one,
+        or one that takes no part (None). Raises ValueError if one with a share is missing."""
+        nobody = range(0)
+        return Plan(
+            tuple(nobody if i is None else self.shares[i] for i in places),
+            tuple(Copies() if i is None else self.copies_on(i) for i in places),
+            tuple(nobody if i is None else self.resident_on(i) for i in places),
+            tuple(() if i is None else self.replicas_on(i) for i in places),
+        )
+
 
 def split(n_groups: int, weights: Sequence[float]) -> Plan:
     """Give device `d` a part of the groups in proportion to `weights[d]`, rounded to whole groups.

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.plan.device import SharedCores
+from halo_edge.plan.memory import streamable
 from halo_edge.plan.plan import Copies
 from halo_edge.plan.prediction import Predictions
 from halo_edge.plan.timeline import WINDOW_CHUNKS
@@ -80,15 +81,15 @@ class Program:
         copies: Sequence[Copies],
     ) -> None:
         """`capacity`: the groups that fit in each device's memory. `most`, of the program: those
-        that it may have."""
+        that it may have, if it reads some from storage."""
         self._timelines = predictions.timelines
         self._devices = predictions.cluster.devices
         self._workload = predictions.workload
         self._kinds = kinds
-        self._capacity, self._copies = capacity, copies
+        self.capacity, self._copies = capacity, copies
         self.n_groups = self._workload.shape.partition.n_groups
         self.most: Sequence[int] = [
-            self.n_groups if device.storage_bytes_per_s else fits
+            streamable(fits, self._workload.shape) if device.storage_bytes_per_s else fits
             for device, fits in zip(self._devices, capacity, strict=True)
         ]
         self._found = [self._coefficients(kind) for kind in kinds]
@@ -103,9 +104,9 @@ class Program:
         """How long a round of the first kind takes each worker, with one group."""
         return [float(s) for s in self._found[0].latency + self._found[0].slope]
 
-    def solve(self, workers: Sequence[int]) -> list[int] | None:
-        """How many groups each device computes, where these take part, and the root; None where
-        there is no way."""
+    def solve(self, workers: Sequence[int], most: Sequence[int]) -> list[int] | None:
+        """How many groups each device computes, where these take part, and the root, none of them
+        more than `most`; None where there is no way."""
         # Loading it takes half a second, which only who plans should wait for.
         from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -118,7 +119,7 @@ class Program:
                 upper.append(limit_s * MS)
         low, high = np.zeros(n + kinds), np.full(n + kinds, np.inf)
         low[1:n] = 1
-        high[:n] = [self.most[d] for d in active]
+        high[:n] = [most[d] for d in active]
         if high[:n].sum() < self.n_groups or (low > high).any():
             return None
         times = [kind.times for kind in self._kinds]
@@ -172,9 +173,9 @@ class Program:
             if device.cores is not None:
                 others, others_s = shared.get(device.cores, (np.zeros(n), 0.0))
                 shared[device.cores] = (others + row, others_s + busy_s)
-            if device.storage_bytes_per_s and self._capacity[d] < self.n_groups:
-                one_s = self._workload.group_bytes / device.storage_bytes_per_s / layers
-                fits_s = one_s * self._capacity[d]
+            if device.storage_bytes_per_s and self.capacity[d] < self.n_groups:
+                one_s = self._workload.shape.group_bytes / device.storage_bytes_per_s / layers
+                fits_s = one_s * self.capacity[d]
                 rows.append((one_s * np.eye(n)[i], found.between_s + fits_s))
         rows += [
             (row / cores.count, found.between_s - busy_s / cores.count)

@@ -17,7 +17,7 @@ budget does not cover is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -121,10 +121,11 @@ class _Search:
             found.append(self._candidate(equal))
         workers = [d for d in self._reliable if self._program.most[d]]
         workers = sorted(workers, key=lambda d: self._burden_s[d])[: self._n_groups]
-        while (counts := self._program.solve(sorted(workers))) is not None:
-            found.append(self._candidate(counts))
+        while (best := self._best_with(workers)) is not None:
+            found.append(best)
             if not workers:
                 break
+            counts = [max(1, len(share)) for share in best.plan.shares]
             workers.sort(key=lambda d: (self._burden_s[d] / counts[d], d))
             fewer = max(1, len(workers) // THINNED)
             while fewer > 1 and self._room(workers[:-fewer]) < self._n_groups:
@@ -150,12 +151,21 @@ class _Search:
         idle.sort(key=lambda d: self._program.nearest_s[d])
         for d in (*idle[:MAX_ASKED], *active[:MAX_ASKED]):
             workers = {*active, d} if d in idle else {*active} - {d}
-            others = self._program.solve(sorted(workers))
-            if others is not None:
-                other = self._candidate(others)
-                if other.cost_s < (1 - WORTH) * best.cost_s:
-                    return other
+            other = self._best_with(workers)
+            if other is not None and other.cost_s < (1 - WORTH) * best.cost_s:
+                return other
         return None
+
+    def _best_with(self, workers: Collection[int]) -> _Candidate | None:
+        """What the program finds where these take part; None if there is no way. Reading weights
+        costs more than it knows of, so it is also asked for a plan without."""
+        program = self._program
+        limits = [program.most]
+        if program.most != program.capacity:
+            limits.append(program.capacity)
+        solved = [program.solve(sorted(workers), most) for most in limits]
+        candidates = [self._candidate(counts) for counts in solved if counts is not None]
+        return min(candidates, key=lambda candidate: candidate.cost_s, default=None)
 
     def _candidate(self, counts: Sequence[int]) -> _Candidate:
         plan = self._plan(counts)
@@ -168,7 +178,8 @@ class _Search:
         for d in (0, *self._reliable):
             shares[d] = range(begin, begin + counts[d])
             begin += counts[d]
-        return Plan(tuple(shares), self._copies, residents(shares, self._capacity))
+        stay = residents(shares, self._capacity, self._workload.shape)
+        return Plan(tuple(shares), self._copies, stay)
 
     def _with_one_group(self, plan: Plan, d: int) -> float | None:
         """TPOT if the device takes one group over from whoever has most."""

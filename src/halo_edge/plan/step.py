@@ -18,6 +18,10 @@ from halo_edge.plan.losses import Losses, expected_end_s
 from halo_edge.plan.plan import Plan
 from halo_edge.plan.timeline import Timelines
 
+UNPACKED: Final = 0.4
+"""So much longer it takes to multiply weights as they lie on disk (docs/RESULTS.md)."""
+READ_BYTES_PER_S: Final = 5e9
+"""Of CPU time, in which weights are read: 0.2 ms for a tile (docs/planning.md)."""
 QUOTA_NORM: Final = 8
 """A device that needs nearly all of its CPU time is throttled now and then, and the others wait. So
 a step takes longer than the longest of what it takes without quotas and what each quota makes it
@@ -64,7 +68,8 @@ class Steps:
         worker's losses that the root does not wait for."""
         layers, root = self._workload.shape.n_layers, self._timelines.costs[0]
         copies = [plan.copies_on(d) for d in range(plan.n_devices)]
-        round_ = self._timelines.round([len(share) for share in plan.shares], copies, tokens)
+        groups = [self._groups(plan, d) for d in range(plan.n_devices)]
+        round_ = self._timelines.round(groups, copies, tokens)
         ends, waited_for, ready_s, compute_s = [], 0, round_.own_s, round_.own_compute_s
         for d, answer in round_.answers.items():
             delays = self._losses.delays(d, round_, copies[d], tokens, given_up[d])
@@ -98,6 +103,14 @@ class Steps:
             waited_for = loads_s.index(max(loads_s))
         return Step(seconds, parts, waited_for)
 
+    def _groups(self, plan: Plan, d: int) -> float:
+        """That of which computing takes as long as the device's share does, with reading what does
+        not stay in memory."""
+        share = len(plan.shares[d])
+        streamed = share - len(plan.resident_on(d))
+        memory = self._devices[d].profile.memory_bytes_per_s
+        return share + streamed * (UNPACKED + memory / READ_BYTES_PER_S)
+
     def load_s(self, plan: Plan, d: int) -> float:
         """What does not stay in the device's memory is read once a step. Without storage to read
         it from there is no end to that."""
@@ -105,7 +118,7 @@ class Steps:
         if not streamed:
             return 0.0
         rate = self._devices[d].storage_bytes_per_s
-        return streamed * self._workload.group_bytes / rate if rate else math.inf
+        return streamed * self._workload.shape.group_bytes / rate if rate else math.inf
 
     def _limits_s(self, busy_s: Sequence[float]) -> list[float]:
         """How long a step takes each device at least, for the CPU time it may use; 0: no limit."""

@@ -88,13 +88,15 @@ class Timelines:
             for device in cluster.devices
         ]
 
-    def compute_s(self, device: int, groups: int, tokens: int) -> float:
-        """CPU time of so many groups of a layer."""
+    def compute_s(self, device: int, groups: float, tokens: int) -> float:
+        """CPU time of so many groups of a layer, or of what takes as long."""
         shape = self.workload.shape
-        neurons = min(groups * shape.partition.group_size, shape.ffn)
+        neurons = round(groups * shape.group_size)
+        if groups == shape.partition.n_groups:  # the last of which may be smaller
+            neurons = shape.ffn
         return self.costs[device].ffn_s(neurons, tokens)
 
-    def round(self, groups: Sequence[int], copies: Sequence[Copies], tokens: int) -> Round:
+    def round(self, groups: Sequence[float], copies: Sequence[Copies], tokens: int) -> Round:
         """`groups[d]`: how many of a layer device d computes; a worker without any is not asked.
         `copies[d]`: how often chunks travel on its link."""
         own_s = self.compute_s(0, groups[0], tokens)
@@ -112,7 +114,7 @@ class _Layout:
         self,
         timelines: Timelines,
         workers: Sequence[int],
-        groups: Sequence[int],
+        groups: Sequence[float],
         copies: Sequence[Copies],
         tokens: int,
     ) -> None:

@@ -79,13 +79,6 @@ class Workload:
         whole, rest = divmod(self.prompt, PREFILL_CHUNK)
         return (PREFILL_CHUNK,) * whole + ((rest,) if rest else ())
 
-    @property
-    def group_bytes(self) -> float:
-        """Of a neuron group's weights, in all layers together."""
-        shape = self.shape
-        one = shape.ffn_weights * shape.weight_bytes / shape.ffn * shape.partition.group_size
-        return one * shape.n_layers
-
     @cached_property
     def _x(self) -> WireCodec:
         return WireCodec(self.wire.x, self.shape.hidden)

@@ -53,14 +53,18 @@ class LinkReport:
 
     `srtt_s`: of the link alone, None before anything had to be asked for; `answer_s`: from x to
     the partial of the last round's number of tokens, None before the first. `loss_to`, `loss_from`:
-    the share of datagrams lost to and from the worker. `copies_to`, `copies_from`: how often
+    the share of datagrams lost to and from the worker; `again_to`, `again_from`: of those sent
+    beside a lost one. `copies_to`, `copies_from`: how often
     chunks of small matrices are sent.
     """
 
     srtt_s: float | None
     answer_s: float | None
+    fastest_s: float | None
     loss_to: float
     loss_from: float
+    again_to: float
+    again_from: float
     copies_to: int
     copies_from: int
 
@@ -256,8 +260,11 @@ class Peer:
         return LinkReport(
             srtt_s=self.partial.round_trip_s,
             answer_s=self.answers.mean_s(tokens),
+            fastest_s=self.answers.of(tokens).fastest_s,
             loss_to=self.loss_to.lost,
             loss_from=self.loss_from.loss.lost,
+            again_to=self.loss_to.again,
+            again_from=self.loss_from.loss.again,
             copies_to=self.copies.x,
             copies_from=self.copies.partial,
         )

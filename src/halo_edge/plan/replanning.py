@@ -1,0 +1,165 @@
+"""When another plan is worth what it costs.
+
+Devices slow down, links get worse, and what is measured moves about. Another plan moves weights,
+which takes everybody's network and processors for a while; so there is one only for a gain that is
+large enough, that lasts, and not often. Times are seconds of any clock that only goes forward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from halo_edge.errors import HaloError
+from halo_edge.plan.device import Cluster, Device
+from halo_edge.plan.plan import Plan
+from halo_edge.plan.prediction import Predictions
+from halo_edge.plan.schedule import LeftOut, Objective, Schedule, schedule
+from halo_edge.plan.workload import Workload
+
+WORTH: Final = 0.1
+"""The share of a token's time, at least, that another plan has to save."""
+CHANGED: Final = 0.25
+"""Devices that are the same but for so much are not planned for anew: it takes the root half a
+second of computing."""
+STEADY_S: Final = 2.0
+"""The gain has to last for so long; a large one, for less."""
+AGAIN_S: Final = 10.0
+"""So long after a plan there may be the next; twice as long after each that followed so soon."""
+MAX_AGAIN_S: Final = 60.0
+HORIZON_S: Final = 60.0
+"""A plan is given so long to earn what it costs."""
+SLOWED: Final = 0.25
+"""The share of the speed that is lost while weights move."""
+MOVED_BYTES_PER_S: Final = 50e6
+"""Where no link is slower: cut, hashed, written, repacked."""
+
+_Known: TypeAlias = tuple[tuple[str, tuple[float, ...]], ...]
+
+
+class Replanning:
+    """Of one session, whose `workload` it is."""
+
+    def __init__(self, workload: Workload, objective: Objective = Objective.TPOT) -> None:
+        self.workload = workload
+        self._objective = objective
+        self._gains_since = math.inf
+        self._planned_at = -math.inf
+        self._again_s = AGAIN_S
+        self._found: dict[str, tuple[_Known, Schedule]] = {}
+
+    def plan(self, cluster: Cluster) -> Schedule:
+        """The best one. Raises `HaloError` where the devices together cannot hold the model."""
+        return self._schedule("all", cluster)
+
+    def better(self, cluster: Cluster, plan: Plan, now: float) -> Schedule | None:
+        """Another plan than `plan`, which is in use, if it is time for one. To be asked every
+        second or so. Raises `HaloError` as `plan` does."""
+        candidates = [self.plan(cluster)]
+        with contextlib.suppress(HaloError):  # those alone may be too few
+            candidates.append(self._without_newcomers(cluster, plan))
+        now_s = Predictions(cluster, self.workload).tpot_s(plan)
+        costs = [self._cost_s(cluster, plan, now_s, each) for each in candidates]
+        cost_s, found = min(zip(costs, candidates, strict=True), key=lambda pair: pair[0])
+        gain = 1 - found.prediction.tpot_s / now_s if now_s < math.inf else 1.0
+        if gain < WORTH or cost_s >= HORIZON_S:
+            self._gains_since = math.inf
+            return None
+        if self._gains_since == math.inf:
+            self._gains_since = now
+            return None
+        steady = now - self._gains_since >= STEADY_S * (1 - gain)
+        return found if steady and now - self._planned_at >= self._again_s else None
+
+    def _cost_s(self, cluster: Cluster, plan: Plan, now_s: float, other: Schedule) -> float:
+        """How long what takes `HORIZON_S` now would take, with moving to the other plan."""
+        share = other.prediction.tpot_s / now_s if now_s < math.inf else 0.0
+        return share * HORIZON_S + SLOWED * moving_s(cluster, self.workload, plan, other.plan)
+
+    def _without_newcomers(self, cluster: Cluster, plan: Plan) -> Schedule:
+        """The best with devices that hold something already: less has to move."""
+        here = [0, *plan.workers]
+        devices = tuple(cluster.devices[d] for d in here)
+        found = self._schedule("here", replace(cluster, devices=devices))
+        places = {d: place for place, d in enumerate(here)}
+        whole = found.plan.of_places([places.get(d) for d in range(plan.n_devices)])
+        prediction = Predictions(cluster, self.workload).of(whole)
+        idle = [LeftOut(cluster.devices[d].name, None) for d in range(plan.n_devices)[1:]]
+        left_out = [each for each, share in zip(idle, whole.shares[1:], strict=True) if not share]
+        return Schedule(cluster, whole, prediction, tuple(left_out))
+
+    def _schedule(self, which: str, cluster: Cluster) -> Schedule:
+        known = tuple((device.name, _numbers(device)) for device in cluster.devices)
+        before = self._found.get(which)
+        if before is not None and not _changed(before[0], known):
+            return before[1]
+        found = schedule(cluster, self.workload, self._objective)
+        self._found[which] = (known, found)
+        return found
+
+    def planned(self, now: float) -> None:
+        """There is another plan, for whatever reason, or one was tried."""
+        soon = now - self._planned_at < 2 * self._again_s
+        self._again_s = min(2 * self._again_s, MAX_AGAIN_S) if soon else AGAIN_S
+        self._planned_at, self._gains_since = now, math.inf
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Groups that a device gets, and has not had."""
+
+    device: int
+    groups: int
+
+
+def moved(before: Plan, after: Plan) -> list[Moved]:
+    """What each worker has to load that it does not hold. Both plans are of the same devices."""
+    found = []
+    for d in range(1, after.n_devices):
+        held = {*before.shares[d], *(g for part in before.replicas_on(d) for g in part)}
+        new = {*after.shares[d], *(g for part in after.replicas_on(d) for g in part)} - held
+        if new:
+            found.append(Moved(d, len(new)))
+    return found
+
+
+def moving_s(cluster: Cluster, workload: Workload, before: Plan, after: Plan) -> float:
+    """How long the weights are under way: from the root, whose link all share."""
+    nbytes = {
+        each.device: each.groups * workload.shape.group_bytes for each in moved(before, after)
+    }
+    rates: Mapping[int, float] = {
+        d: min(cluster.devices[d].link.down.bytes_per_s, MOVED_BYTES_PER_S) for d in nbytes
+    }
+    root = min(cluster.root.link.up.bytes_per_s, MOVED_BYTES_PER_S)
+    slowest_s = max((nbytes[d] / rates[d] for d in nbytes), default=0.0)
+    return max(slowest_s, sum(nbytes.values()) / root)
+
+
+def _numbers(device: Device) -> tuple[float, ...]:
+    """What of a device a plan depends on. Small numbers, of which a change does not matter, are
+    added to something."""
+    up, down, profile = device.link.up, device.link.down, device.profile
+    return (
+        device.quota * profile.memory_bytes_per_s,
+        profile.attention_s + 1e-3,
+        profile.token_s + 1e-2,
+        float(device.memory_bytes or 0),
+        device.storage_bytes_per_s or 0.0,
+        *(way.delay_s + 1e-3 for way in (up, down)),
+        *(1 / way.bytes_per_s + 1e-6 for way in (up, down)),
+        *(way.loss + 0.05 for way in (up, down)),
+    )
+
+
+def _changed(before: _Known, after: _Known) -> bool:
+    if [name for name, _ in before] != [name for name, _ in after]:
+        return True
+    return any(
+        abs(a - b) > CHANGED * max(abs(a), abs(b))
+        for (_, old), (_, new) in zip(before, after, strict=True)
+        for a, b in zip(old, new, strict=True)
+    )

@@ -1,0 +1,207 @@
+"""The scheduler of a session, asked with what workers say of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from halo_edge.cluster.live_devices import ROUND_TRIPS, LiveDevices
+from halo_edge.cluster.measuring import Measured
+from halo_edge.cluster.messages import CONTROL_VERSION, Decode, WorkerInfo
+from halo_edge.cluster.scheduling import Scheduling
+from halo_edge.cluster.speed import DecodeTimes, RootClock
+from halo_edge.errors import HaloError
+from halo_edge.lab.profiles import load_profile
+from halo_edge.lab.shapes import read_shape
+from halo_edge.plan.link import Link
+from halo_edge.plan.replanning import STEADY_S, Replanning
+from halo_edge.plan.workload import Workload
+from halo_edge.sync.ids import DeviceId
+from halo_edge.sync.peer import LinkReport
+
+SHAPE = replace(read_shape("tinyllama-1.1b"), n_layers=4)
+PI4 = load_profile("pi4")
+A, B, C = DeviceId(1), DeviceId(2), DeviceId(4)
+ROUNDS = 100_000
+LINK = Link.alike(rtt_s=0.002)
+
+
+def info(name: str, **settings: Any) -> WorkerInfo:
+    usual: dict[str, Any] = {
+        "control_version": CONTROL_VERSION,
+        "version": "1",
+        "host": name,
+        "addresses": ["127.0.0.1"],
+        "port": 1,
+        "machine": name,
+        "cores": [0],
+        "threads": 1,
+        "cpu_quota": None,
+        "memory_bytes": None,
+        "session": "",
+    }
+    return WorkerInfo(worker=name, **usual | settings)
+
+
+class Rounds:
+    """What rounds say; some more whenever it is asked."""
+
+    own_times = DecodeTimes(0)
+
+    def __init__(self, reports: dict[DeviceId, LinkReport]) -> None:
+        self._reports = reports
+        self._clock = RootClock()
+
+    @property
+    def between(self) -> RootClock:
+        self._clock.rounds += 1
+        return self._clock
+
+    def link_reports(self) -> dict[DeviceId, LinkReport]:
+        return self._reports
+
+
+class Session:
+    """`known`: what workers say when they are asked."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, WorkerInfo] = {}
+        self.measured: list[str] = []
+        self.rtt = 0.002
+        self.devices = LiveDevices(SHAPE, PI4, threads=1)
+        replanning = Replanning(Workload(SHAPE))
+        self.scheduling = Scheduling(self.devices, replanning, self, self._ask)
+        self.scheduling.rounds = Rounds({})
+
+    def device(self, worker: WorkerInfo) -> Measured:
+        self.measured.append(worker.worker)
+        return Measured(PI4, 40e6, LINK)
+
+    def rtt_s(self, worker: WorkerInfo) -> float:
+        return self.rtt
+
+    def _ask(self, name: str) -> WorkerInfo:
+        if name not in self.known:
+            raise HaloError("it does not answer")
+        return self.known[name]
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session()
+
+
+def test_workers_are_measured_once_and_numbers_have_gaps(session: Session) -> None:
+    first = session.scheduling.plan({A: info("a"), B: info("b")})
+    second = session.scheduling.plan({B: info("b"), C: info("c")})
+    assert sorted(session.measured) == ["a", "b", "c"]
+    assert first.plan.n_devices == 3
+    assert all(first.plan.shares)
+    assert second.plan.n_devices == 5
+    assert [bool(share) for share in second.plan.shares] == [True, False, True, False, True]
+    assert second.words.startswith("predicted TPOT ")
+
+
+def test_a_worker_of_no_use_is_named(session: Session) -> None:
+    found = session.scheduling.plan({A: info("a"), B: info("b", cpu_quota=0.02)})
+    assert not found.plan.shares[B]
+    assert "without b (with: " in found.words
+
+
+def test_rounds_say_that_a_worker_is_slow(session: Session) -> None:
+    """Its own clock does, and nobody else's word; and one that does not answer is as it was."""
+    workers = {A: info("a"), B: info("b"), C: info("c")}
+    made = session.scheduling.plan(workers)
+    neurons = 64 * len(made.plan.shares[B])
+    slow = Decode(neurons=neurons, rounds=ROUNDS, cpu_s=0.2, wall_s=0.2)
+    session.known = {"b": info("b", decode=slow)}
+    assert session.scheduling.better(made.plan, workers, 0.0) is None
+    better = session.scheduling.better(made.plan, workers, STEADY_S)
+    assert better is not None
+    assert len(better.plan.shares[B]) < len(made.plan.shares[B]) / 2
+    assert len(better.plan.shares[A]) > 0
+
+
+def test_a_quota_that_changes(session: Session) -> None:
+    workers = {A: info("a"), B: info("b")}
+    made = session.scheduling.plan(workers)
+    session.known = {"b": info("b", cpu_quota=0.1)}
+    session.scheduling.better(made.plan, workers, 0.0)
+    better = session.scheduling.better(made.plan, workers, STEADY_S)
+    assert better is not None
+    assert len(better.plan.shares[B]) < len(made.plan.shares[B])
+
+
+def test_links(session: Session) -> None:
+    """What rounds know of losses, and of round trips the shortest of the last."""
+    workers = {A: info("a"), B: info("b")}
+    session.scheduling.plan(workers)
+    before = session.devices.cluster([A]).devices[1].link
+    assert before == LINK
+    session.scheduling.rounds = Rounds(
+        {A: LinkReport(0.1, 0.008, None, 0.1, 0.2, 0.3, 0.1, 1, 1), B: LinkReport(*_quiet())}
+    )
+    session.known = {"a": info("a")}
+    session.rtt = 0.008
+    plan = session.scheduling.plan(workers).plan
+    for now in range(ROUND_TRIPS + 1):
+        a, b = (device.link for device in session.devices.cluster([A, B]).devices[1:])
+        assert a.up.delay_s + a.down.delay_s == pytest.approx(0.002 if now < ROUND_TRIPS else 0.008)
+        session.scheduling.better(plan, workers, float(now))
+    assert (a.down.loss, a.down.again, a.up.loss, a.up.again) == (0.1, 0.3, 0.2, 0.2)
+    assert b.up.delay_s == LINK.up.delay_s
+
+
+def _quiet() -> tuple[Any, ...]:
+    return (None, None, None, 0.0, 0.0, 0.0, 0.0, 1, 1)
+
+
+def test_devices_of_one_machine_share_its_cores(session: Session) -> None:
+    same = {"machine": "pi", "cores": [0, 1]}
+    session.scheduling.plan({A: info("a", **same), B: info("b", **same), C: info("c")})
+    a, b, c = (device.cores for device in session.devices.cluster([A, B, C]).devices[1:])
+    assert a is not None
+    assert (a, a.count) == (b, 2)
+    assert c is None
+    assert session.devices.cluster([A, C]).devices[1].cores is None
+
+
+def test_another_epoch_begins_with_no_rounds(session: Session) -> None:
+    session.scheduling.plan({A: info("a")})
+    for rounds, expected in ((100, 100), (160, 160), (30, 190)):
+        told = Decode(neurons=640, rounds=rounds, cpu_s=0.005, wall_s=0.005)
+        session.devices.worker(A, info("a", decode=told), None)
+        assert session.devices.samples(A) == expected
+
+
+def test_a_worker_without_memory(session: Session) -> None:
+    small = info("a", memory_bytes=1)
+    found = session.scheduling.plan({A: small})
+    assert not found.plan.shares[A]
+
+
+def test_what_rounds_take_beside_the_ffn(session: Session) -> None:
+    """Twice what was thought: the next plan knows. And no round trip is longer than an answer."""
+    workers = {A: info("a")}
+    plan = session.scheduling.plan(workers).plan
+    neurons = 64 * len(plan.shares[A])
+    before = session.devices.cluster([A]).devices[1].profile.serve_s
+    told = Decode(neurons, ROUNDS, cpu_s=0.005, wall_s=0.005, round_cpu_s=0.02)
+    session.known = {"a": info("a", decode=told)}
+    report = LinkReport(None, 0.03, 0.0205, 0.0, 0.0, 0.0, 0.0, 1, 1)
+    session.scheduling.rounds = Rounds({A: report})
+    session.scheduling.better(plan, workers, 0.0)
+    device = session.devices.cluster([A]).devices[1]
+    assert device.profile.serve_s > 2 * before
+    assert device.link.up.delay_s + device.link.down.delay_s == pytest.approx(0.0005)
+
+
+def test_nothing_is_planned_while_nothing_is_computed(session: Session) -> None:
+    workers = {A: info("a"), B: info("b")}
+    plan = session.scheduling.plan(workers).plan
+    session.scheduling.rounds = None
+    session.known = {"b": info("b", cpu_quota=0.1)}
+    for now in range(10):
+        assert session.scheduling.better(plan, workers, float(now)) is None
