@@ -9,7 +9,7 @@ from halo_edge.plan.costs import Costs
 from halo_edge.plan.device import Device, SharedCores
 from halo_edge.plan.observed import OVERHEAD, Allowance, Observed
 
-ROUNDS = 100_000
+ROUNDS = 1_000_000
 BENCHMARK = free(memory_bytes_per_s=1e9, graph_s=1e-5, attention_s=1e-4, token_s=1e-3)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-BELIEVED: Final = 64
-"""What was assumed at first counts as much as so many samples, and so does, later, all that was
-known before: a new value is not believed too fast, nor an old one for long."""
+BELIEVED: Final = 512
+"""What was assumed at first counts as much as so many samples, some twenty tokens, and so does,
+later, all that was known before: a new value is not believed too fast, nor an old one for long."""
 
 
 class Estimate:

@@ -20,13 +20,14 @@ from halo_edge.plan.prediction import Predictions
 from halo_edge.plan.schedule import LeftOut, Objective, Schedule, schedule
 from halo_edge.plan.workload import Workload
 
-WORTH: Final = 0.1
-"""The share of a token's time, at least, that another plan has to save."""
+WORTH: Final = 0.2
+"""The share of a token's time, at least, that another plan has to save. Predictions of one plan
+move about by a tenth."""
 CHANGED: Final = 0.25
 """Devices that are the same but for so much are not planned for anew: it takes the root half a
 second of computing."""
-STEADY_S: Final = 2.0
-"""The gain has to last for so long; a large one, for less."""
+STEADY_S: Final = 6.0
+"""A gain of `WORTH` has to last for so long; a larger one, for less."""
 AGAIN_S: Final = 10.0
 """So long after a plan there may be the next; twice as long after each that followed so soon."""
 MAX_AGAIN_S: Final = 60.0
@@ -71,7 +72,7 @@ class Replanning:
         if self._gains_since == math.inf:
             self._gains_since = now
             return None
-        steady = now - self._gains_since >= STEADY_S * (1 - gain)
+        steady = now - self._gains_since >= STEADY_S * WORTH / gain
         return found if steady and now - self._planned_at >= self._again_s else None
 
     def _cost_s(self, cluster: Cluster, plan: Plan, now_s: float, other: Schedule) -> float:
