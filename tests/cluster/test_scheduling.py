@@ -77,6 +77,8 @@ class Session:
 
     def device(self, worker: WorkerInfo) -> Measured:
         self.measured.append(worker.worker)
+        if worker.worker == "silent":
+            raise HaloError("it does not answer")
         return Measured(PI4, 40e6, LINK)
 
     def rtt_s(self, worker: WorkerInfo) -> float:
@@ -102,6 +104,14 @@ def test_workers_are_measured_once_and_numbers_have_gaps(session: Session) -> No
     assert second.plan.n_devices == 5
     assert [bool(share) for share in second.plan.shares] == [True, False, True, False, True]
     assert second.words.startswith("predicted TPOT ")
+
+
+def test_a_worker_that_cannot_be_measured_is_like_the_root(session: Session) -> None:
+    found = session.scheduling.plan({A: info("silent"), B: info("b")})
+    assert found.plan.shares[A]
+    silent, b = session.devices.cluster([A, B]).devices[1:]
+    assert silent.profile == b.profile
+    assert silent.link.up.delay_s == 0
 
 
 def test_a_worker_of_no_use_is_named(session: Session) -> None:

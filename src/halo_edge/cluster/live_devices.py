@@ -50,6 +50,7 @@ class LiveDevices:
 
     def __init__(self, shape: ModelShape, benchmark: DeviceProfile, threads: int) -> None:
         """`benchmark`, `threads`: the root's."""
+        self.own_benchmark = benchmark
         self._shape = shape
         self._threads = threads
         self._devices = {ROOT: _Device(Observed(ROOT_NAME, benchmark, shape))}

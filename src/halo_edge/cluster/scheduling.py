@@ -20,6 +20,7 @@ from halo_edge.cluster.planner import Planned, Workers
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
 from halo_edge.plan.bound import bound_s
+from halo_edge.plan.link import Link
 from halo_edge.plan.memory import capacities
 from halo_edge.plan.plan import Plan
 from halo_edge.plan.prediction import Predictions
@@ -82,17 +83,24 @@ class Scheduling:
         self._ask = ask
 
     def plan(self, workers: Workers) -> Planned:
-        """Raises `HaloError` for a worker that cannot be measured, or devices that cannot hold the
-        model together."""
+        """Raises `HaloError` for devices that cannot hold the model together."""
         new = {d: worker for d, worker in workers.items() if d not in self._devices}
         if new:
             with ThreadPoolExecutor(min(len(new), MAX_MEASURED_AT_ONCE)) as pool:
-                measured = pool.map(self._measures.device, new.values())
+                measured = pool.map(self._measured, new.values())
                 for (device, worker), found in zip(new.items(), measured, strict=True):
                     self._devices.add(device, worker.worker, found)
         self._look_at(workers)
         numbers = list(workers)
         return _planned(self._replanning.plan(self._devices.cluster(numbers)), numbers)
+
+    def _measured(self, worker: WorkerInfo) -> Measured:
+        """One that does not answer, on a bad link perhaps, is taken to be as fast as the root, until
+        rounds say more."""
+        try:
+            return self._measures.device(worker)
+        except HaloError:
+            return Measured(self._devices.own_benchmark, None, Link())
 
     def alone(self) -> Planned | None:
         """The root without anybody; None where it has too little memory for that."""
