@@ -95,7 +95,7 @@ class Scheduling:
         return _planned(self._replanning.plan(self._devices.cluster(numbers)), numbers)
 
     def _measured(self, worker: WorkerInfo) -> Measured:
-        """One that does not answer, on a bad link perhaps, is taken to be as fast as the root, until
+        """One that does not answer, on a bad link perhaps, is taken to be like the root, until
         rounds say more."""
         try:
             return self._measures.device(worker)
