@@ -156,7 +156,7 @@ def test_links(session: Session) -> None:
     session.known = {"a": info("a")}
     session.rtt = 0.008
     plan = session.scheduling.plan(workers).plan
-    for now in range(ROUND_TRIPS + 1):
+    for now in range(1, ROUND_TRIPS + 1):  # the plan has asked once
         a, b = (device.link for device in session.devices.cluster([A, B]).devices[1:])
         assert a.up.delay_s + a.down.delay_s == pytest.approx(0.002 if now < ROUND_TRIPS else 0.008)
         session.scheduling.better(plan, workers, float(now))
@@ -215,3 +215,14 @@ def test_nothing_is_planned_while_nothing_is_computed(session: Session) -> None:
     session.known = {"b": info("b", cpu_quota=0.1)}
     for now in range(10):
         assert session.scheduling.better(plan, workers, float(now)) is None
+
+
+def test_another_plan_knows_what_was_said_since(session: Session) -> None:
+    """Not what a worker said when it joined; nor is that believed of one that does not answer."""
+    workers = {A: info("a"), B: info("b")}
+    session.scheduling.plan(workers)
+    session.known = {"a": info("a", cpu_quota=0.25)}
+    session.scheduling.plan(workers | {C: info("c")})
+    session.known = {}
+    session.scheduling.plan(workers)
+    assert session.devices.cluster([A, B]).devices[1].speed == 0.25

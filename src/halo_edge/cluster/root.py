@@ -58,12 +58,12 @@ DEFAULT_STALL_TIMEOUT_S: Final = 10.0
 class RoundsOptions:
     """Who holds what, and how the rounds are carried.
 
-    `split`: relative shares, the root's first; None: equal. `wrap_link`: puts something between the
-    rounds and the network, such as `--impair`. `relax`: how far rounds go on without what is late
-    or lost. `profile`: gives the neurons their order, changed by
-    `placement`, and `down` is what it makes of ffn_down; None: the model file's order. `shards`:
-    where packed shards are kept; None: in the user's cache. `scheduled`: without a `split` shares
-    are what the scheduler makes of the devices, and follow what they turn out to be; else alike.
+    `split`: relative shares, the root's first; None: see `scheduled`. `wrap_link`: puts something
+    between the rounds and the network, such as `--impair`. `relax`: how far rounds go on without
+    what is late or lost. `profile`: gives the neurons their order, changed by `placement`, and
+    `down` is what it makes of ffn_down; None: the model file's order. `shards`: where packed shards
+    are kept; None: in the user's cache. `scheduled`: without a `split` shares are what the
+    scheduler makes of the devices, and follow what they turn out to be; else alike.
     """
 
     wire: Wire = Wire.MIXED

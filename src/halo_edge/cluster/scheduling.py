@@ -6,6 +6,7 @@ its link is like.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,9 @@ class Scheduling:
                 measured = pool.map(self._measured, new.values())
                 for (device, worker), found in zip(new.items(), measured, strict=True):
                     self._devices.add(device, worker.worker, found)
-        self._look_at(workers)
+        self._look_at(new)
+        if self.rounds is not None:
+            self._hear({d: worker for d, worker in workers.items() if d not in new})
         numbers = list(workers)
         return _planned(self._replanning.plan(self._devices.cluster(numbers)), numbers)
 
@@ -116,14 +119,8 @@ class Scheduling:
         if rounds == self._seen:
             return None
         self._seen = rounds
-        numbers, heard = list(workers), dict(workers)
-        for device, worker in workers.items():
-            try:
-                heard[device] = self._ask(worker.worker)
-                self._devices.round_trip(device, self._measures.rtt_s(worker))
-            except HaloError:  # away; that is admission's business
-                continue
-        self._look_at(heard)
+        numbers = list(workers)
+        self._hear(workers)
         in_use = _of(plan, numbers)
         self._compare(in_use, numbers)
         cluster, workload = self._devices.cluster(numbers), self._replanning.workload
@@ -144,6 +141,15 @@ class Scheduling:
         busy_s = timelines.round(groups, copies, 1).busy_s
         ffn_s = (timelines.compute_s(d, n, 1) for d, n in enumerate(groups))
         self._devices.compare(workers, [a - b for a, b in zip(busy_s, ffn_s, strict=True)])
+
+    def _hear(self, workers: Workers) -> None:
+        """What they say by now. Who is away is admission's business, and is as it was."""
+        heard = {}
+        for device, worker in workers.items():
+            with contextlib.suppress(HaloError):
+                heard[device] = self._ask(worker.worker)
+                self._devices.round_trip(device, self._measures.rtt_s(worker))
+        self._look_at(heard)
 
     def _look_at(self, workers: Workers) -> None:
         rounds = self.rounds

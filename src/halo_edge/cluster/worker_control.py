@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,7 @@ class WorkerControl:
         self._fill = fill
         self._benchmark = benchmark
         self._benchmarks = ThreadPoolExecutor(1, "benchmark")
+        self._waiting = threading.Semaphore(MAX_WAITING)  # for benchmarks
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.wake_fd, self._wake = os.pipe()
         os.set_blocking(self.wake_fd, False)
@@ -188,9 +190,15 @@ class WorkerControl:
                 reply = reply_of(found.profile, found.storage_bytes_per_s)
             except HaloError as error:
                 reply = BenchmarkReply(error=str(error))
+            finally:
+                self._waiting.release()
             with contextlib.suppress(zenoh.ZError), query:
                 query.reply(query.key_expr, encode(reply))
 
+        if not self._waiting.acquire(blocking=False):
+            with query:
+                query.reply_err(b"too many want this worker's benchmark at once; try again later")
+            return
         with contextlib.suppress(RuntimeError):  # the worker is ending
             self._benchmarks.submit(answer)
 

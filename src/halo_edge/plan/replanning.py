@@ -62,7 +62,13 @@ class Replanning:
         candidates = [self.plan(cluster)]
         with contextlib.suppress(HaloError):  # those alone may be too few
             candidates.append(self._without_newcomers(cluster, plan))
-        now_s = Predictions(cluster, self.workload).tpot_s(plan)
+        predictions = Predictions(cluster, self.workload)
+        # Those that were found a while ago, too, from what is known now.
+        candidates = [
+            replace(each, cluster=cluster, prediction=predictions.of(each.plan))
+            for each in candidates
+        ]
+        now_s = predictions.tpot_s(plan)
         costs = [self._cost_s(cluster, plan, now_s, each) for each in candidates]
         cost_s, found = min(zip(costs, candidates, strict=True), key=lambda pair: pair[0])
         gain = 1 - found.prediction.tpot_s / now_s if now_s < math.inf else 1.0
@@ -87,10 +93,9 @@ class Replanning:
         found = self._schedule("here", replace(cluster, devices=devices))
         places = {d: place for place, d in enumerate(here)}
         whole = found.plan.of_places([places.get(d) for d in range(plan.n_devices)])
-        prediction = Predictions(cluster, self.workload).of(whole)
         idle = [LeftOut(cluster.devices[d].name, None) for d in range(plan.n_devices)[1:]]
         left_out = [each for each, share in zip(idle, whole.shares[1:], strict=True) if not share]
-        return Schedule(cluster, whole, prediction, tuple(left_out))
+        return Schedule(cluster, whole, found.prediction, tuple(left_out))
 
     def _schedule(self, which: str, cluster: Cluster) -> Schedule:
         known = tuple((device.name, _numbers(device)) for device in cluster.devices)
@@ -117,11 +122,11 @@ class Moved:
 
 
 def moved(before: Plan, after: Plan) -> list[Moved]:
-    """What each worker has to load that it does not hold. Both plans are of the same devices."""
+    """What each worker has to load that it does not hold. Both plans are of the same devices.
+    Replicas do not count: a session does not load any."""
     found = []
     for d in range(1, after.n_devices):
-        held = {*before.shares[d], *(g for part in before.replicas_on(d) for g in part)}
-        new = {*after.shares[d], *(g for part in after.replicas_on(d) for g in part)} - held
+        new = {*after.shares[d]} - {*before.shares[d]}
         if new:
             found.append(Moved(d, len(new)))
     return found
