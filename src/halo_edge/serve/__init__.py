@@ -1,0 +1,1 @@
+"""OpenAI-compatible HTTP API, many users at a time, metrics, a dashboard."""
