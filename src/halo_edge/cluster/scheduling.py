@@ -122,8 +122,10 @@ class Scheduling:
         numbers = list(workers)
         self._hear(workers)
         in_use = _of(plan, numbers)
-        self._compare(in_use, numbers)
         cluster, workload = self._devices.cluster(numbers), self._replanning.workload
+        in_use = Predictions(cluster, workload).as_sent(in_use)
+        self._compare(in_use, numbers)
+        cluster = self._devices.cluster(numbers)
         self.outlook = Outlook(
             Predictions(cluster, workload).tpot_s(in_use), bound_s(cluster, workload)
         )
