@@ -20,11 +20,10 @@ WORK = workload()
         cluster(worker()),
         cluster(worker(), worker(rtt_ms=5), worker("pi5")),
         cluster(replace(worker(), speed=0.5), worker()),
-        cluster(worker(rtt_ms=100), worker(rtt_ms=200)),
     ],
 )
 def test_below_every_plan(made: object) -> None:
-    assert bound_s(made, WORK) <= schedule(made, WORK).prediction.tpot_s  # type: ignore[arg-type]
+    assert bound_s(made, WORK) < schedule(made, WORK).prediction.tpot_s  # type: ignore[arg-type]
 
 
 def test_by_hand() -> None:
@@ -37,10 +36,7 @@ def test_by_hand() -> None:
     assert bound_s(alone, WORK) - bound_s(half, WORK) == pytest.approx(ffn_s / 3)
     far = cluster(worker(rtt_ms=1))
     assert bound_s(far, WORK) - bound_s(two, WORK) == pytest.approx(layers * 0.001)
-
-
-def test_whoever_is_too_far_away_is_left_out() -> None:
-    alone = cluster()
-    assert bound_s(cluster(worker(rtt_ms=400)), WORK) == bound_s(alone, WORK)
-    near = cluster(worker(rtt_ms=0))
-    assert bound_s(cluster(worker(rtt_ms=400), worker(rtt_ms=0)), WORK) == bound_s(near, WORK)
+    too_far = [worker(rtt_ms=200)] * 2
+    named = [replace(each, name=f"far{i}") for i, each in enumerate(too_far)]
+    assert bound_s(cluster(*named), WORK) == bound_s(alone, WORK)
+    assert bound_s(cluster(worker(rtt_ms=1), *named), WORK) == bound_s(far, WORK)
