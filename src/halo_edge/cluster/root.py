@@ -205,6 +205,8 @@ class Cluster:
         Raises `HaloError` for what takes a profile and has none.
         """
         self._opened().relax(options)
+        if self._scheduled is not None:
+            self._scheduled.relax(options.kl_budget)
 
     @property
     def statistics(self) -> Statistics:

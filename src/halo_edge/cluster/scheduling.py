@@ -132,6 +132,10 @@ class Scheduling:
         found = self._replanning.better(cluster, in_use, now)
         return None if found is None else _planned(found, numbers)
 
+    def relax(self, kl_budget: float) -> None:
+        """Nats a token that may be spent from now on. Any thread may say so."""
+        self._replanning.relax(kl_budget)
+
     def planned(self, now: float) -> None:
         self._replanning.planned(now)
 

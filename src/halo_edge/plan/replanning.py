@@ -127,6 +127,11 @@ class Replanning:
         self._found[which] = (known, found)
         return found
 
+    def relax(self, kl_budget: float) -> None:
+        """Another budget, in nats a token."""
+        self.workload = replace(self.workload, kl_budget=kl_budget)
+        self._found = {}
+
     def planned(self, now: float) -> None:
         """There is another plan, for whatever reason, or one was tried."""
         soon = now - self._planned_at < 2 * self._again_s
