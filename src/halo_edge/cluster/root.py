@@ -18,7 +18,6 @@ from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import local_address_towards
 from halo_edge.cluster.assigning import Terms, address_of
 from halo_edge.cluster.discovery import check_usable, check_version, describe
-from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.links import RootLink
@@ -27,7 +26,7 @@ from halo_edge.cluster.messages import (
     Transport,
     WorkerInfo,
 )
-from halo_edge.cluster.planner import FixedShares, Planned, Planner, Workers, check_split
+from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
 from halo_edge.cluster.replanner import Came, Left, Replanner, in_words
 from halo_edge.cluster.round_layout import round_layout
@@ -80,14 +79,6 @@ class RoundsOptions:
     scheduled: bool = True
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """What a session begins with."""
-
-    plan: Plan
-    epoch: Epoch
-
-
 class Cluster:
     """A root's session with its workers. Use as a context manager: leaving it lets them go."""
 
@@ -138,7 +129,8 @@ class Cluster:
     def gather(
         self, runtime: Runtime, activations: Activations, inputs: StepInputs, tracer: Tracer
     ) -> RoundsFfn:
-        """Hand the workers their shards and open the link: the FFN for an engine.
+        """Open the link, and hand the workers their shards: the FFN for an engine. A root that can
+        do without them begins at once, and they are measured and loaded meanwhile.
 
         `inputs`: whose tokens each step has. The workers record where their time goes if `tracer`
         does. Raises `HaloError` for a worker that refuses, or does not answer.
@@ -186,11 +178,17 @@ class Cluster:
         )
         scheduling = self._scheduling(runtime.threads)
         planner: Planner = scheduling or FixedShares(self.packing.shape, options.split)
-        made = planner.plan(self.workers)
-        self._plan = made.plan
-        if scheduling is not None:
-            self._tell(in_words("plan", made, self.workers))
-        begun = self._begin(epochs, made, scheduling)
+        # Over TCP workers cannot come later.
+        alone = scheduling is not None and options.transport is Transport.UDP and scheduling.alone()
+        if alone:
+            self._plan = alone
+            epoch = epochs.alone(alone)
+        else:
+            made = planner.plan(self.workers)
+            self._plan = made.plan
+            if scheduling is not None:
+                self._tell(in_words("plan", made, self.workers))
+            epoch = epochs.make(made.plan, self._with_part(made.plan, self.workers))
         link: RootLink
         if options.transport is Transport.UDP:
             link = self._udp = udp.UdpRootLink(sock, addresses)
@@ -198,7 +196,7 @@ class Cluster:
             link = tcp.TcpRootLink(addresses)
         self._link = link = options.wrap_link(link) if options.wrap_link is not None else link
         self._gather = RoundsFfn(
-            begun.epoch,
+            epoch,
             options.relax,
             link,
             encoder,
@@ -213,24 +211,17 @@ class Cluster:
             self._replanner = Replanner(
                 self.name,
                 self.workers,
-                begun.plan,
+                self._plan,
                 planner,
                 self._ask,
                 self._replan,
                 self._tell,
-                made if begun.plan is not made.plan else None,
             )
+            if alone:
+                self._replanner.plan_and_follow()
+            else:
+                self._replanner.follow()
         return self._gather
-
-    def _begin(self, epochs: Epochs, made: Planned, scheduling: Scheduling | None) -> _Begun:
-        """With the plan that was made; or, where the root can do without others until they have
-        their parts, at once."""
-        workers = self._with_part(made.plan, self.workers)
-        if scheduling is not None and workers and self._options.transport is Transport.UDP:
-            alone = scheduling.alone()
-            if alone is not None:
-                return _Begun(alone.plan, epochs.alone(alone.plan))
-        return _Begun(made.plan, epochs.make(made.plan, workers))
 
     @property
     def plan(self) -> Plan:

@@ -16,20 +16,25 @@ KV_VALUE_BYTES: Final = 2  # f16
 
 def capacities(cluster: Cluster, workload: Workload) -> list[int]:
     """How many groups of every layer each device can keep in memory, at most all there are."""
-    shape = workload.shape
-    n_groups = shape.partition.n_groups
-    found = []
-    for d, device in enumerate(cluster.devices):
-        if device.memory_bytes is None:
-            found.append(n_groups)
-            continue
-        more = 0.0 if d else _root_bytes(workload)
-        found.append(groups_in(device.memory_bytes - more, shape))
-    return found
+    root, *workers = (device.memory_bytes for device in cluster.devices)
+    return [
+        groups_at_root(root, workload),
+        *(groups_in(memory_bytes, workload.shape) for memory_bytes in workers),
+    ]
 
 
-def groups_in(memory_bytes: float, shape: ModelShape) -> int:
-    """How many groups of every layer a worker with so much memory can keep in it."""
+def groups_at_root(memory_bytes: float | None, workload: Workload) -> int:
+    """As `groups_in`, of the root, which holds more than groups."""
+    if memory_bytes is not None:
+        memory_bytes -= _root_bytes(workload)
+    return groups_in(memory_bytes, workload.shape)
+
+
+def groups_in(memory_bytes: float | None, shape: ModelShape) -> int:
+    """How many groups of every layer a worker with so much memory can keep in it; None: with
+    enough."""
+    if memory_bytes is None:
+        return shape.partition.n_groups
     free = memory_bytes - PROCESS_BYTES
     return min(shape.partition.n_groups, max(0, int(free // shape.group_bytes)))
 
