@@ -59,6 +59,7 @@ class Cluster:
             self._carry_out,
             self.told.append,
         )
+        self.replanner.follow()
 
     def until(self, happened: Callable[[], bool]) -> None:
         with self._changed:

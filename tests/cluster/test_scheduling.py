@@ -73,7 +73,7 @@ class Session:
         self.rtt = 0.002
         self.devices = LiveDevices(SHAPE, PI4, threads=1)
         replanning = Replanning(Workload(SHAPE))
-        self.scheduling = Scheduling(self.devices, replanning, self, self._ask)
+        self.scheduling = Scheduling(lambda: self.devices, replanning, self, self._ask)
         self.scheduling.rounds = Rounds({})
 
     def device(self, worker: WorkerInfo) -> Measured:

@@ -35,7 +35,7 @@ SETTLE: Final = 200
 # A worker's process, and seven of the demo model's 24 groups; a root's, with attention, embedding
 # and the KV cache, and six.
 WORKER_BYTES: Final = 115 << 20
-ROOT_BYTES: Final = 164 << 20
+ROOT_BYTES: Final = 221 << 20
 
 
 @dataclass(frozen=True)
