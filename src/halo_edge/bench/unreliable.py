@@ -57,8 +57,10 @@ class Case:
         made = lab_spec("bench-unreliable", DEVICES, link=link, speed=SPEED)
         lossy = replace(link, loss=self.loss)
         root, *workers = made.devices
-        limits = {"memory_bytes": WORKER_BYTES, "storage_bytes_per_s": STORAGE_BYTES_PER_S}
-        workers = [replace(worker, **limits) for worker in workers]
+        workers = [
+            replace(worker, memory_bytes=WORKER_BYTES, storage_bytes_per_s=STORAGE_BYTES_PER_S)
+            for worker in workers
+        ]
         workers[LOSSY - 1] = replace(workers[LOSSY - 1], up=lossy, down=lossy)
         return replace(made, devices=(replace(root, memory_bytes=ROOT_BYTES), *workers))
 
