@@ -12,9 +12,10 @@ import numpy as np
 from halo_edge.bench.median import Reading
 from halo_edge.cluster.session import Session
 from halo_edge.engine.engine import Engine
-from halo_edge.engine.sampling import SamplingParams
+from halo_edge.engine.sampling import Sampled, SamplingParams
 from halo_edge.engine.sequence import Sequence as TokenSequence
 from halo_edge.errors import HaloError
+from halo_edge.plan.plan import Plan
 
 PROMPT: Final = tuple(range(10, 18))
 # Decoded and thrown away before what is measured: caches, timers and TCP's windows are warm then.
@@ -26,10 +27,15 @@ CONTEXT: Final = 512
 @dataclass(frozen=True)
 class Decoding:
     """`gaps_ms`: from each token to the next. `waited_ms`: how long the token was waited for that
-    did not come in time; None when all came."""
+    did not come in time; None when all came. Of the tokens that came: `tokens`, their ids;
+    `margins`: by how much the best logit was above the second; `switched`: places of the first
+    with another plan."""
 
     gaps_ms: tuple[float, ...]
     waited_ms: float | None = None
+    tokens: tuple[int, ...] = ()
+    margins: tuple[float, ...] = ()
+    switched: tuple[int, ...] = ()
 
     @property
     def tpot(self) -> Reading:
@@ -66,6 +72,7 @@ class Decoder:
         self._engine = Engine(
             session.model.forward, session.gather, context=context, end_tokens=frozenset()
         )
+        self._cluster = session.cluster
         self._context = context
         self._clock = clock
         self._sequence: TokenSequence | None = None
@@ -73,7 +80,7 @@ class Decoder:
     def prepare(self) -> None:
         """Begin anew: prompt and warm tokens. Raises `HaloError` as `Engine.step` does."""
         self.release()
-        self._sequence = self._engine.add(PROMPT, SamplingParams(temperature=0))
+        self._sequence = self._engine.add(PROMPT, SamplingParams(temperature=0, logprobs=2))
         for _ in range(1 + WARM_TOKENS):
             self._token()
 
@@ -92,24 +99,52 @@ class Decoder:
         if len(PROMPT) + 1 + WARM_TOKENS + settle + tokens > self._context:
             raise HaloError(f"{tokens} tokens are too many for a context of {self._context}")
         gaps_ms: list[float] = []
+        sampled: list[Sampled] = []
+        switched: list[int] = []
+
+        def decoding(waited_ms: float | None = None) -> Decoding:
+            return Decoding(
+                tuple(gaps_ms),
+                waited_ms,
+                tuple(each.token_id for each in sampled),
+                tuple(_margin(each) for each in sampled),
+                tuple(switched),
+            )
+
         begun = before = self._clock()
         for _ in range(settle):
             self._token()
             before = self._clock()
             if before - begun > limit_s:
                 return Decoding((), limit_s * 1e3)
-        for _ in range(tokens):
-            self._token()
+        plan = self._plan
+        for place in range(tokens):
+            token = self._token()
+            if self._plan is not plan:
+                plan = self._plan
+                switched.append(place)
             now = self._clock()
             if now - begun > limit_s:
                 # When it came after the time was up says how long the measurement was cleared
                 # away, not how long it would have taken.
                 waited_s = max(begun + limit_s - before, 0.0)
-                return Decoding(tuple(gaps_ms), waited_s * 1e3)
+                return decoding(waited_s * 1e3)
             gaps_ms.append((now - before) * 1e3)
+            sampled.append(token)
             before = now
-        return Decoding(tuple(gaps_ms))
+        return decoding()
 
-    def _token(self) -> None:
-        while not self._engine.step():
+    @property
+    def _plan(self) -> Plan | None:
+        return None if self._cluster is None else self._cluster.plan
+
+    def _token(self) -> Sampled:
+        while not (new := self._engine.step()):
             pass
+        return new[0].sampled
+
+
+def _margin(sampled: Sampled) -> float:
+    """Log-probabilities differ as their logits do."""
+    (_, best), (_, second) = sampled.top_logprobs
+    return best - second

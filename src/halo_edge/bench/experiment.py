@@ -76,8 +76,9 @@ class Opened(Generic[CaseT, SampleT]):
 @dataclass(frozen=True)
 class Experiment(Generic[CaseT, SampleT, RowT]):
     """`row` is the type of `rows`: a dataclass that JSON can hold. `model`: the shape of the
-    synthetic model it runs on (`model.synth.SHAPES`), or None for the demo model. `options`: what
-    else of the command line decides what it measures. `in_lab`: it needs one.
+    synthetic model it runs on (`model.synth.SHAPES`), or None for the demo model. `about`: one line
+    for people. `options`: what else of the command line decides what it measures. `in_lab`: it
+    needs one.
     `uses_profile`: it has something to do with `Settings.profile`, where there is one.
 
     `table` and `plot` need nothing but rows, which may come from a file.
@@ -95,6 +96,7 @@ class Experiment(Generic[CaseT, SampleT, RowT]):
     rows: Callable[[Mapping[CaseT, Sequence[SampleT]]], list[RowT]]
     table: Callable[[Sequence[RowT]], str]
     plot: Callable[[Sequence[RowT]], Figure] | None
+    about: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     in_lab: bool = False
     uses_profile: bool = False

@@ -37,7 +37,7 @@ from halo_edge.cluster.trace_summary import TokenTime
 from halo_edge.errors import HaloError
 from halo_edge.groups.placement import Placement
 from halo_edge.lab.fabric import DeviceCounters
-from halo_edge.lab.lab import Lab
+from halo_edge.lab.lab import DeviceUsage, Lab
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import Action, DeviceSpec, Event, LabSpec
 
@@ -129,8 +129,18 @@ class LabCluster:
 
         Raises `HaloError` when the cluster fails.
         """
+        self.prepare()
+        return self.decode(links, tokens, limit_s, settle)
+
+    def prepare(self) -> None:
+        """Begin with a fresh prompt. Raises `HaloError` when the cluster fails."""
         self._lab.check()
         self._probe.ask(Prepare(), Done, PREPARE_TIMEOUT_S)
+
+    def decode(
+        self, links: Links | None, tokens: int, limit_s: float, settle: int = 0
+    ) -> LabSample:
+        """As `measure`, going on where it was."""
         request = Decode(tokens, limit_s, settle)
         met = self._meet(links, request, Decoded, limit_s + GRACE_S)
         decoded = met.reply
@@ -168,6 +178,10 @@ class LabCluster:
         """Of all tokens so far, if the probe records. Raises `HaloError`."""
         return self._probe.ask(Traced(), Times, TRACE_TIMEOUT_S).tokens
 
+    def usage(self, device: str) -> DeviceUsage:
+        """See `Lab.usage`."""
+        return self._lab.usage(device)
+
     def warnings(self) -> list[str]:
         return [f"lab {self._lab.spec.name}: {line}" for line in self._lab.warnings()]
 
@@ -185,6 +199,9 @@ class LabCluster:
             begun = time.monotonic()
             probe.send(request)
             reply, happened = self._happen(events, kind, begun)
+            for event in events[len(happened) :]:
+                if event.action is Action.RESTART:  # nobody stays killed
+                    lab.act(event)
             if reply is None:
                 left_s = begun + limit_s - time.monotonic()
                 reply = probe.receive(kind, max(0.0, left_s))

@@ -200,6 +200,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 SCALING: Final = Experiment(
     name="scaling",
+    about="TPOT of 1, 2, 4 and 8 slow devices (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=5, tokens=16, limit_s=60),

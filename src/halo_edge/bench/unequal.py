@@ -211,6 +211,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 UNEQUAL: Final = Experiment(
     name="unequal",
+    about="Devices that are not alike: the scheduler's shares and predictions (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=3, tokens=40, limit_s=120),

@@ -170,6 +170,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 VALIDATION: Final = Experiment(
     name="validation",
+    about="The simulator's TPOT against the lab's (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=3, tokens=24, limit_s=60),
