@@ -37,6 +37,22 @@ def test_a_decode_ends_when_its_time_is_up(tiny_model: Path) -> None:
             decoder.decode(128, limit_s=1)
 
 
+def test_tokens_and_their_margins(tiny_model: Path) -> None:
+    """The same each time, and one for each gap."""
+    with open_session(SessionOptions(tiny_model, 1, 128)) as session:
+        decoder = Decoder(session, 128)
+        decoder.prepare()
+        first = decoder.decode(5, limit_s=60, settle=2)
+        decoder.prepare()
+        decoder.decode(2, limit_s=60)
+        again = decoder.decode(5, limit_s=60)
+    assert len(first.tokens) == len(first.margins) == 5
+    assert first.tokens == again.tokens
+    assert first.margins == again.margins
+    assert all(margin >= 0 for margin in first.margins)
+    assert first.switched == ()
+
+
 def test_tokens_that_settle_do_not_count_but_their_time_does(tiny_model: Path) -> None:
     seconds = iter(range(10_000))
     with open_session(SessionOptions(tiny_model, 1, 128)) as session:

@@ -42,6 +42,8 @@ from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import Action, DeviceSpec, Event, LabSpec
 
 ROOT: Final = "n0"
+# Longer than any measurement: a stall is to be measured, not to end the run.
+STALL_TIMEOUT_S: Final = 600.0
 # A token's end is awaited for so long after the time is up, before the links are made good again.
 GRACE_S: Final = 1.0
 # TCP tries again only after a pause as long as all its pauses before, up to 120 s.
@@ -246,10 +248,9 @@ class _Met(Generic[ReplyT]):
 def open_lab_cluster(
     spec: LabSpec,
     model: Path,
-    transport: Transport,
     tell: Tell,
     *,
-    stall_timeout_s: float,
+    transport: Transport = Transport.UDP,
     scheduled: bool = False,
     trace: bool = False,
     profile: Path | None = None,
@@ -267,7 +268,7 @@ def open_lab_cluster(
             model=str(model.resolve()),
             transport=transport,
             context=CONTEXT,
-            stall_timeout_s=stall_timeout_s,
+            stall_timeout_s=STALL_TIMEOUT_S,
             directory=str(directory),
             profile=None if profile is None else str(profile.resolve()),
             placement=placement,

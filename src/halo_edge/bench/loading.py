@@ -7,20 +7,17 @@ Alone: the same cluster without limits, and what was really read over the rate o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from halo_edge.bench import markdown
-from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
+from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import LabSample, lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
 from halo_edge.bench.plot import COLOURS, axes
-from halo_edge.bench.policies import STALL_TIMEOUT_S
-from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.worker import MEMORY_SHARE
 from halo_edge.lab.lab import DeviceUsage
 from halo_edge.lab.link import LinkSettings
@@ -115,28 +112,16 @@ class Row:
         return self.tpot_ms / max(self.load_ms, self.alone_ms)
 
 
-@contextmanager
-def _opened(
-    settings: Settings, cases: Sequence[Case], tell: Tell
-) -> Iterator[Opened[Case, Sample]]:
-    warnings: list[str] = []
-    shape, size = read_shape(str(settings.model)), settings.size
-
-    def measure(case: Case) -> Sample:
-        spec = case.spec(shape)
-        with open_lab_cluster(
-            spec, settings.model, Transport.UDP, tell, stall_timeout_s=STALL_TIMEOUT_S
-        ) as cluster:
-            cluster.measure(None, 1, size.limit_s, SETTLE)
-            before = cluster.usage(WORKER)
-            sample = cluster.decode(None, size.tokens, size.limit_s)
-            usage = cluster.usage(WORKER)
-            warnings.extend(f"{case.name}: {line}" for line in cluster.warnings())
-        read = usage.storage_read_bytes - before.storage_read_bytes
-        tokens = max(1, len(sample.decoding.gaps_ms))
-        return Sample(sample, read / tokens, usage, spec.device(WORKER).memory_bytes)
-
-    yield Opened(measure, lambda: warnings)
+def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
+    size, spec = settings.size, case.spec(read_shape(str(settings.model)))
+    with open_lab_cluster(spec, settings.model, tell) as cluster:
+        cluster.measure(None, 1, size.limit_s, SETTLE)
+        before = cluster.usage(WORKER)
+        sample = cluster.decode(None, size.tokens, size.limit_s)
+        usage, warnings = cluster.usage(WORKER), cluster.warnings()
+    read = usage.storage_read_bytes - before.storage_read_bytes
+    tokens = max(1, len(sample.decoding.gaps_ms))
+    return Sample(sample, read / tokens, usage, spec.device(WORKER).memory_bytes), warnings
 
 
 def _rows(taken: Mapping[Case, Sequence[Sample]]) -> list[Row]:
@@ -208,7 +193,7 @@ LOADING: Final = Experiment(
     full=Size(repetitions=3, tokens=12, limit_s=60),
     quick=Size(repetitions=1, tokens=6, limit_s=60),
     cases=lambda _: [Case(mb_s) for mb_s in (None, *RATES)],
-    open=_opened,
+    open=by_itself(_measured),
     rows=_rows,
     table=_table,
     plot=_plot,

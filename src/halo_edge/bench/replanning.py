@@ -8,8 +8,7 @@ Under CPU quotas long gaps come all the time, so gaps are told apart by what hap
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
@@ -19,13 +18,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from halo_edge.bench import markdown
-from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
+from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import LabCluster, LabSample, Links, lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.plot import COLOURS, MARKERS, axes
-from halo_edge.bench.policies import STALL_TIMEOUT_S
 from halo_edge.bench.texts import Texts, same_text
-from halo_edge.cluster.messages import Transport
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import Action, Event
 
@@ -163,36 +160,18 @@ def settled_s(gaps: Sequence[Gap]) -> float:
     return max([0.0, *late])
 
 
-@contextmanager
-def _opened(
-    settings: Settings, cases: Sequence[Case], tell: Tell
-) -> Iterator[Opened[Case, Sample]]:
-    warnings: list[str] = []
-
-    def measure(case: Case) -> Sample:
-        spec = lab_spec("bench-replanning", len(SPEEDS), link=LINK)
-        devices = zip(spec.devices, SPEEDS, strict=True)
-        spec = replace(spec, devices=tuple(replace(device, speed=s) for device, s in devices))
-        with open_lab_cluster(
-            spec,
-            settings.model,
-            Transport.UDP,
-            tell,
-            stall_timeout_s=STALL_TIMEOUT_S,
-            scheduled=True,
-        ) as cluster:
-            settled = cluster.measure(None, 1, settings.size.limit_s, SETTLE)
-            tell(f"replanning: the plan has {_shares(settled)} neuron groups")
-            found = []
-            if not any(settled.shares[1:]):
-                found.append("the plan had the root compute alone, so no worker was missed")
-            run = _slow if case.trouble is Trouble.SLOW else _kill
-            sample = run(cluster, settled, settings, tell)
-            found += cluster.warnings()
-            warnings.extend(f"{case.name}: {line}" for line in found)
-            return sample
-
-    yield Opened(measure, lambda: warnings)
+def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
+    spec = lab_spec("bench-replanning", len(SPEEDS), link=LINK)
+    devices = zip(spec.devices, SPEEDS, strict=True)
+    spec = replace(spec, devices=tuple(replace(device, speed=s) for device, s in devices))
+    with open_lab_cluster(spec, settings.model, tell, scheduled=True) as cluster:
+        settled = cluster.measure(None, 1, settings.size.limit_s, SETTLE)
+        tell(f"replanning: the plan has {_shares(settled)} neuron groups")
+        run = _slow if case.trouble is Trouble.SLOW else _kill
+        sample, warnings = run(cluster, settled, settings, tell), cluster.warnings()
+    if not any(settled.shares[1:]):
+        warnings.append("the plan had the root compute alone, so no worker was missed")
+    return sample, warnings
 
 
 def _slow(cluster: LabCluster, settled: LabSample, settings: Settings, tell: Tell) -> Sample:
@@ -306,7 +285,7 @@ REPLANNING: Final = Experiment(
     full=Size(repetitions=1, tokens=300, limit_s=75),
     quick=Size(repetitions=1, tokens=150, limit_s=40),
     cases=lambda _: [Case(trouble) for trouble in Trouble],
-    open=_opened,
+    open=by_itself(_measured),
     rows=_rows,
     table=_table,
     plot=_plot,

@@ -20,7 +20,6 @@ from halo_edge.bench.lab_cluster import LabCluster, LabSample, lab_spec, open_la
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
 from halo_edge.bench.plot import COLOURS, Point, axes, draw_series, ticks
-from halo_edge.bench.policies import STALL_TIMEOUT_S
 from halo_edge.bench.spent import Spent, spent
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.trace_summary import TokenTime
@@ -107,9 +106,7 @@ def _opened(
                             speed=case.speed,
                         ),
                         settings.model,
-                        Transport.UDP,
                         tell,
-                        stall_timeout_s=STALL_TIMEOUT_S,
                         trace=True,
                     )
                 )

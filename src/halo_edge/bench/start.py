@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from halo_edge.bench import markdown
-from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
+from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import lab_spec
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, Reading, median_of
@@ -110,27 +110,20 @@ def _spec() -> LabSpec:
     return replace(made, devices=tuple(replace(each, up=LINK, down=LINK) for each in made.devices))
 
 
-@contextmanager
-def _opened(
-    settings: Settings, cases: Sequence[Case], tell: Tell
-) -> Iterator[Opened[Case, Sample]]:
-    warnings: list[str] = []
-    limit_s, shape = settings.size.limit_s, read_shape(str(settings.model))
-
-    def measure(case: Case) -> Sample:
-        with _fresh_cache() as cache, Lab(_spec(), tell) as lab:
-            lab.start_workers()
-            _drop_pages(settings.model)
-            command, log = case.command(settings.model, 1), cache / "root.log"
-            cold_s = _first_token_s(lab, command, log, limit_s)
-            counters = lab.counters()
-            packets = sum(counters[worker.name].down.offered for worker in lab.spec.workers)
-            _first_token_s(lab, case.command(settings.model, settings.size.tokens), log, limit_s)
-            warm_s = _first_token_s(lab, command, log, limit_s)
-            warnings.extend(f"{case.name}: {line}" for line in lab.warnings())
-        return Sample(cold_s, warm_s, packets, case.must_move_bytes(shape))
-
-    yield Opened(measure, lambda: warnings)
+def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
+    model, limit_s = settings.model, settings.size.limit_s
+    with _fresh_cache() as cache, Lab(_spec(), tell) as lab:
+        lab.start_workers()
+        _drop_pages(model)
+        command, log = case.command(model, 1), cache / "root.log"
+        cold_s = _first_token_s(lab, command, log, limit_s)
+        counters = lab.counters()
+        packets = sum(counters[worker.name].down.offered for worker in lab.spec.workers)
+        _first_token_s(lab, case.command(model, settings.size.tokens), log, limit_s)
+        warm_s = _first_token_s(lab, command, log, limit_s)
+        warnings = lab.warnings()
+    must_move_bytes = case.must_move_bytes(read_shape(str(model)))
+    return Sample(cold_s, warm_s, packets, must_move_bytes), warnings
 
 
 @contextmanager
@@ -253,7 +246,7 @@ START: Final = Experiment(
     full=Size(repetitions=3, tokens=60, limit_s=90),
     quick=Size(repetitions=1, tokens=60, limit_s=90),
     cases=lambda _: [Case(()), Case((1,) * DEVICES)],
-    open=_opened,
+    open=by_itself(_measured),
     rows=_rows,
     table=_table,
     plot=_plot,

@@ -152,7 +152,7 @@ def _command(experiment: AnyExperiment) -> Callable[..., None]:
     return run
 
 
-for _name, _of in (
+_COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     ("overhead", _overhead),
     ("quality", _quality),
     ("relaxed", _relaxed),
@@ -163,7 +163,8 @@ for _name, _of in (
     *((each.name, _command(each)) for each in (*EXPERIMENTS, *LAB_EXPERIMENTS)),
     ("all", _all),
     ("report", _report),
-):
+)
+for _name, _of in _COMMANDS:
     app.command(_name)(grouped(_of))
 
 
