@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -51,6 +53,24 @@ def test_tokens_and_their_margins(tiny_model: Path) -> None:
     assert first.margins == again.margins
     assert all(margin >= 0 for margin in first.margins)
     assert first.switched == ()
+
+
+def test_a_text_that_is_followed(tiny_model: Path) -> None:
+    """Each choice has the text before it, whatever was chosen there."""
+    with open_session(SessionOptions(tiny_model, 1, 128)) as session:
+        decoder = Decoder(session, 128)
+        decoder.prepare()
+        free = decoder.decode(5, limit_s=60)
+        decoder.prepare(free.text)
+        assert decoder.decode(5, limit_s=60) == replace(free, gaps_ms=ANY)
+        another = [(token + 1) % 32 for token in free.text]
+        decoder.prepare(another)
+        followed = decoder.decode(5, limit_s=60)
+        assert followed.text == tuple(another)
+        assert followed.tokens != followed.text[-5:]
+        further = decoder.decode(2, limit_s=60)
+    assert further.text[:-2] == followed.text
+    assert further.tokens == further.text[-2:]
 
 
 def test_tokens_that_settle_do_not_count_but_their_time_does(tiny_model: Path) -> None:

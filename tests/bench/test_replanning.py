@@ -49,7 +49,7 @@ def test_nothing_happened_in_time() -> None:
 
 def test_rows() -> None:
     peace = gaps_of(LabSample(Decoding((100.0,) * 20)))
-    killed = Sample((peace, gaps_of(SAMPLE)), Texts(2, 1, 60, (0.03,)))
+    killed = Sample((peace, gaps_of(SAMPLE)), Texts(2, 1, 1, 60, (0.03,)))
     taken = {
         Case(Trouble.SLOW): [Sample((gaps_of(SAMPLE),), Texts())] * 2,
         Case(Trouble.KILLED): [killed],

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from halo_edge.bench.experiment import Settings, Size, measure
 from halo_edge.bench.median import Reading
 from halo_edge.bench.start import START, Case, Sample, _fresh_cache
 from halo_edge.lab.shapes import read_shape

@@ -106,7 +106,7 @@ def test_version_1_is_given_a_disk_limit(tmp_path: Path) -> None:
 )
 def test_what_was_used(tmp_path: Path, unified: bool, files: dict[str, str]) -> None:
     group = Cgroup(Hierarchies(tmp_path, tmp_path, unified, tmp_path), "halo-lab/x")
-    with pytest.raises(HaloError, match="cannot read .*memory"):
+    with pytest.raises(HaloError, match="cannot read"):
         group.memory_peak_bytes  # noqa: B018
     for name, text in files.items():
         (tmp_path / "halo-lab/x" / name).write_text(text)

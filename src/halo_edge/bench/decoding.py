@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from halo_edge.bench.median import Reading
 from halo_edge.cluster.session import Session
 from halo_edge.engine.engine import Engine
-from halo_edge.engine.sampling import Sampled, SamplingParams
+from halo_edge.engine.sampling import FloatVector, Sampled, Sampler, SamplingParams
 from halo_edge.engine.sequence import Sequence as TokenSequence
 from halo_edge.errors import HaloError
 from halo_edge.plan.plan import Plan
@@ -22,20 +22,23 @@ PROMPT: Final = tuple(range(10, 18))
 WARM_TOKENS: Final = 3
 # Of prompt, warm tokens and measured tokens.
 CONTEXT: Final = 512
+# Log-probabilities differ as their logits do.
+GREEDY: Final = SamplingParams(temperature=0, logprobs=2)
 
 
 @dataclass(frozen=True)
 class Decoding:
     """`gaps_ms`: from each token to the next. `waited_ms`: how long the token was waited for that
-    did not come in time; None when all came. Of the tokens that came: `tokens`, their ids;
-    `margins`: by how much the best logit was above the second; `switched`: places of the first
-    with another plan."""
+    did not come in time; None when all came. Of each token that came: `tokens`, the best;
+    `margins`, by how much its logit was above the second. `switched`: places of the first with
+    another plan. `text`: with which tokens it went on, from the prompt's end."""
 
     gaps_ms: tuple[float, ...]
     waited_ms: float | None = None
     tokens: tuple[int, ...] = ()
     margins: tuple[float, ...] = ()
     switched: tuple[int, ...] = ()
+    text: tuple[int, ...] = ()
 
     @property
     def tpot(self) -> Reading:
@@ -77,10 +80,12 @@ class Decoder:
         self._clock = clock
         self._sequence: TokenSequence | None = None
 
-    def prepare(self) -> None:
-        """Begin anew: prompt and warm tokens. Raises `HaloError` as `Engine.step` does."""
+    def prepare(self, follow: Iterable[int] = ()) -> None:
+        """Begin anew: prompt and warm tokens. Whatever is best, the text goes on with the tokens of
+        `follow`, as long as there are any. Raises `HaloError` as `Engine.step` does."""
         self.release()
-        self._sequence = self._engine.add(PROMPT, SamplingParams(temperature=0, logprobs=2))
+        self._sequence = self._engine.add(PROMPT, GREEDY)
+        self._sequence.sampler = _Following(follow)
         for _ in range(1 + WARM_TOKENS):
             self._token()
 
@@ -99,16 +104,17 @@ class Decoder:
         if len(PROMPT) + 1 + WARM_TOKENS + settle + tokens > self._context:
             raise HaloError(f"{tokens} tokens are too many for a context of {self._context}")
         gaps_ms: list[float] = []
-        sampled: list[Sampled] = []
+        tops: list[tuple[tuple[int, float], ...]] = []
         switched: list[int] = []
 
         def decoding(waited_ms: float | None = None) -> Decoding:
             return Decoding(
                 tuple(gaps_ms),
                 waited_ms,
-                tuple(each.token_id for each in sampled),
-                tuple(_margin(each) for each in sampled),
+                tuple(best for (best, _), _ in tops),
+                tuple(best - second for (_, best), (_, second) in tops),
                 tuple(switched),
+                () if self._sequence is None else tuple(self._sequence.generated),
             )
 
         begun = before = self._clock()
@@ -130,7 +136,7 @@ class Decoder:
                 waited_s = max(begun + limit_s - before, 0.0)
                 return decoding(waited_s * 1e3)
             gaps_ms.append((now - before) * 1e3)
-            sampled.append(token)
+            tops.append(token.top_logprobs)
             before = now
         return decoding()
 
@@ -144,7 +150,13 @@ class Decoder:
         return new[0].sampled
 
 
-def _margin(sampled: Sampled) -> float:
-    """Log-probabilities differ as their logits do."""
-    (_, best), (_, second) = sampled.top_logprobs
-    return best - second
+class _Following(Sampler):
+    """So that each choice has the same text before it as another's."""
+
+    def __init__(self, follow: Iterable[int]) -> None:
+        super().__init__(GREEDY)
+        self._follow = iter(follow)
+
+    def sample(self, logits: FloatVector, recent: Sequence[int]) -> Sampled:
+        sampled = super().sample(logits, recent)
+        return replace(sampled, token_id=next(self._follow, sampled.token_id))

@@ -134,10 +134,11 @@ class LabCluster:
         self.prepare()
         return self.decode(links, tokens, limit_s, settle)
 
-    def prepare(self) -> None:
-        """Begin with a fresh prompt. Raises `HaloError` when the cluster fails."""
+    def prepare(self, follow: tuple[int, ...] = ()) -> None:
+        """Begin with a fresh prompt, and go on with `follow` (`Decoder.prepare`). Raises
+        `HaloError` when the cluster fails."""
         self._lab.check()
-        self._probe.ask(Prepare(), Done, PREPARE_TIMEOUT_S)
+        self._probe.ask(Prepare(follow), Done, PREPARE_TIMEOUT_S)
 
     def decode(
         self, links: Links | None, tokens: int, limit_s: float, settle: int = 0

@@ -48,7 +48,10 @@ class Relax(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Compute the prompt and the warm tokens. Answered by `Done`."""
+    """Compute the prompt and the warm tokens; `follow` is for `Decoder.prepare`. Answered by
+    `Done`."""
+
+    follow: tuple[int, ...] = ()
 
 
 class Decode(msgspec.Struct, frozen=True, tag=True):

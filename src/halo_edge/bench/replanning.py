@@ -38,7 +38,7 @@ SETTLE: Final = 160
 SLOW_AT_S: Final = 8.0
 SLOWER: Final = 0.25
 KILLS: Final = 20
-QUICK_KILLS: Final = 5
+QUICK_KILLS: Final = 3
 # A text of so many tokens for each kill; of the first few, which are generated in peace, it is
 # known which workers answer.
 TEXT: Final = 30
@@ -188,7 +188,7 @@ def _kill(cluster: LabCluster, _: LabSample, settings: Settings, tell: Tell) -> 
     undisturbed = cluster.measure(None, TEXT, limit_s).decoding
     gaps, texts = [], Texts()
     for kill in range(1, kills + 1):
-        cluster.prepare()
+        cluster.prepare(undisturbed.text)
         peace = cluster.decode(None, PEACE, limit_s)
         missed = peace.spent.taken_over_by_device
         at_work = [d for d in WORKERS if _groups(peace, d) and not missed.get(d)]

@@ -1,8 +1,9 @@
 """Whether a text is what it would have been without some trouble, but for ties.
 
-Where devices change, partials are added in another order and rounded elsewhere, so the logits
-differ in their last bits. A greedy text may then go on otherwise where the two best tokens are as
-good as each other; from there on it is another text, and nothing more can be compared.
+Where others compute for a device, partials are rounded elsewhere, so the logits differ in their
+last bits, and a greedy text may go on otherwise where the two best tokens are as good as each
+other. So that not all is lost with the first of those, both texts go on with the same token
+whatever was best, and are compared place by place.
 """
 
 from __future__ import annotations
@@ -19,22 +20,20 @@ TIE: Final = 0.05
 
 @dataclass(frozen=True)
 class Texts:
-    """`runs`: texts that were compared, `disturbed` of which lost a device that was at work.
-    `tokens`: compared in all, up to the first difference. `margins`: at the first difference of
-    each of those that differ, how far the best two logits were apart."""
+    """`runs`: texts that were compared, `identical` of which were the same at every place;
+    `disturbed`: of which a device was lost that was at work. `tokens`: places, in all. `margins`:
+    of those that differ, how far the best two logits were apart."""
 
     runs: int = 0
+    identical: int = 0
     disturbed: int = 0
     tokens: int = 0
     margins: tuple[float, ...] = ()
 
-    @property
-    def identical(self) -> int:
-        return self.runs - len(self.margins)
-
     def __add__(self, other: Texts) -> Texts:
         return Texts(
             self.runs + other.runs,
+            self.identical + other.identical,
             self.disturbed + other.disturbed,
             self.tokens + other.tokens,
             self.margins + other.margins,
@@ -42,27 +41,22 @@ class Texts:
 
     def __str__(self) -> str:
         words = (
-            f"{self.identical} of {self.runs} texts identical ({self.tokens:,} tokens compared; "
-            f"{self.disturbed} lost a worker that was at work)"
+            f"{self.identical} of {self.runs} texts identical ({self.disturbed} lost a worker that "
+            f"was at work); {len(self.margins)} of {self.tokens:,} tokens another"
         )
         if self.margins:
             ties = sum(margin < TIE for margin in self.margins)
             words += (
-                f", the largest margin at a first difference {max(self.margins):.3f} "
-                f"({ties} of {len(self.margins)} below {TIE})"
+                f", with margins of {max(self.margins):.3f} at the most, {ties} of them below {TIE}"
             )
         return words
 
 
 def same_text(undisturbed: Decoding, parts: Sequence[Decoding], *, at_work: bool) -> Texts:
-    """Of a text that came in `parts`. At a first difference both have the same logits but for
-    their last bits; the larger of their margins is taken."""
+    """Of a text that came in `parts`, and followed the undisturbed one. Both have the same logits
+    but for their last bits; the larger of their margins is taken."""
     tokens = [token for part in parts for token in part.tokens]
     margins = [margin for part in parts for margin in part.margins]
-    compared = zip(undisturbed.tokens, tokens, undisturbed.margins, margins, strict=False)
-    found, place = Texts(1, int(at_work)), 0
-    for ours, theirs, our_margin, their_margin in compared:
-        if ours != theirs:
-            return found + Texts(tokens=place, margins=(max(our_margin, their_margin),))
-        place += 1
-    return found + Texts(tokens=place)
+    compared = list(zip(undisturbed.tokens, tokens, undisturbed.margins, margins, strict=False))
+    others = tuple(max(one, other) for a, b, one, other in compared if a != b)
+    return Texts(1, int(not others), int(at_work), len(compared), others)
