@@ -16,13 +16,13 @@ UNDISTURBED = text(1, 2, 3, 4, 5, 6)
 
 
 def test_the_same() -> None:
-    found = same_text(UNDISTURBED, [text(1, 2), text(3, 4, 5, 6)], at_work=True)
+    found = same_text(UNDISTURBED, [text(1, 2), text(3, 4, 5, 6)], lost=True)
     assert found == Texts(runs=1, identical=1, disturbed=1, tokens=6)
     assert str(found).startswith("1 of 1 texts identical")
 
 
 def test_what_was_cut_short_is_compared_as_far_as_it_goes() -> None:
-    found = same_text(UNDISTURBED, [text(1, 2), text(3)], at_work=False)
+    found = same_text(UNDISTURBED, [text(1, 2), text(3)], lost=False)
     assert found == Texts(runs=1, identical=1, disturbed=0, tokens=3)
 
 
@@ -31,7 +31,7 @@ def test_what_differs_differs_at_a_tie_or_not(margin: float) -> None:
     """The larger margin counts: at a tie both have to be small. What comes later counts too."""
     other = text(1, 2, 9, 4, 5, 9, margin=margin)
     before = Decoding((10.0,) * 6, tokens=(1, 2, 3, 4, 5, 6), margins=(1.0, 1.0, 0.01, 1, 1, 0.02))
-    found = same_text(before, [other], at_work=True)
+    found = same_text(before, [other], lost=True)
     assert found == Texts(runs=1, disturbed=1, tokens=6, margins=(margin, margin))
     assert f"{2 * int(margin < TIE)} of them below" in str(found)
 

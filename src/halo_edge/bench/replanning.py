@@ -199,7 +199,8 @@ def _kill(cluster: LabCluster, _: LabSample, settings: Settings, tell: Tell) -> 
         )
         killed = cluster.decode(Links(LINK, events), TEXT - PEACE, limit_s)
         gaps += [gaps_of(peace), gaps_of(killed)]
-        ran = same_text(undisturbed, [peace.decoding, killed.decoding], at_work=bool(at_work))
+        lost = bool(at_work and killed.events_s)  # else it was over before the time had come
+        ran = same_text(undisturbed, [peace.decoding, killed.decoding], lost=lost)
         texts += ran
         tell(f"replanning: kill {kill}/{kills}, n{worker} of {_shares(peace)}: {ran}")
     return Sample(tuple(gaps), texts)

@@ -248,7 +248,7 @@ SCALE: Final = Experiment(
     about="1 to 64 Raspberry Pis in the simulator, with the plans of the scheduler.",
     row=Row,
     model="tinyllama-1.1b",
-    full=Size(repetitions=3, tokens=8, limit_s=60),
+    full=Size(repetitions=2, tokens=8, limit_s=60),
     quick=Size(repetitions=1, tokens=4, limit_s=60),
     cases=_cases,
     open=_opened,

@@ -52,11 +52,12 @@ class Texts:
         return words
 
 
-def same_text(undisturbed: Decoding, parts: Sequence[Decoding], *, at_work: bool) -> Texts:
-    """Of a text that came in `parts`, and followed the undisturbed one. Both have the same logits
-    but for their last bits; the larger of their margins is taken."""
+def same_text(undisturbed: Decoding, parts: Sequence[Decoding], *, lost: bool) -> Texts:
+    """Of a text that came in `parts`, and followed the undisturbed one; `lost`: a device that was
+    at work. Both have the same logits but for their last bits; the larger of their margins is
+    taken."""
     tokens = [token for part in parts for token in part.tokens]
     margins = [margin for part in parts for margin in part.margins]
     compared = list(zip(undisturbed.tokens, tokens, undisturbed.margins, margins, strict=False))
     others = tuple(max(one, other) for a, b, one, other in compared if a != b)
-    return Texts(1, int(not others), int(at_work), len(compared), others)
+    return Texts(1, int(not others), int(lost), len(compared), others)
