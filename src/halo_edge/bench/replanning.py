@@ -21,7 +21,7 @@ from halo_edge.bench import markdown
 from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import LabCluster, LabSample, Links, lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
-from halo_edge.bench.plot import COLOURS, MARKERS, axes
+from halo_edge.bench.plot import COLOURS, MARKERS, axes, ticks
 from halo_edge.bench.texts import Texts, same_text
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import Action, Event
@@ -274,6 +274,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
             plot.plot(x, y, marker, c=colour, markersize=3, label=row.trouble.value, alpha=0.6)
         plot.axvline(0, color="black", linewidth=0.8)
         plot.set_yscale("log")
+        ticks(plot, y=[50, 100, 200, 500, 1000, 2000, 5000])
         plot.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 

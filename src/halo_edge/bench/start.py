@@ -234,7 +234,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
         plot.plot(*zip(*targets, strict=True), "k_", markersize=28, label="target")
         plot.set_xticks(range(len(rows)), [row.shares for row in rows])
         plot.grid(axis="x", visible=False)
-        plot.legend(frameon=False)
+        plot.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
