@@ -37,9 +37,9 @@ def info(name: str, session: str = SESSION) -> WorkerInfo:
 
 
 class Cluster:
-    """Workers a and b in the plan. A `Planner` that gives all the same, but for `without`."""
+    """Workers a and b in `plan`. A `Planner` that gives all the same, but for `without`."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.known = {"a": info("a"), "b": info("b")}
         self.carried_out: list[list[str]] = []
         self.told: list[str] = []
@@ -52,13 +52,12 @@ class Cluster:
         self.replanner = Replanner(
             SESSION,
             workers,
-            split(GROUPS, [1, 1, 1]),
+            plan,
             self,
             self._ask,
             self._carry_out,
             self.told.append,
         )
-        self.replanner.follow()
 
     def until(self, happened: Callable[[], bool]) -> None:
         with self._changed:
@@ -94,14 +93,53 @@ class Cluster:
                 raise HaloError("it would not")
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halo_edge.cluster.replanner.POLL_S", 0.01)
     monkeypatch.setattr("halo_edge.plan.admission.GONE_AFTER_S", 0.05)
     monkeypatch.setattr("halo_edge.plan.admission.RETRY_AFTER_S", 0.05)
-    found = Cluster()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    found = Cluster(split(GROUPS, [1, 1, 1]))
+    found.replanner.follow()
     yield found
     found.replanner.close()
+
+
+@pytest.fixture
+def alone() -> Iterator[Cluster]:
+    """The root is, and nobody has asked for a plan yet."""
+    found = Cluster(Plan((range(GROUPS),)))
+    yield found
+    found.replanner.close()
+
+
+def test_who_begins_alone_gets_a_plan(alone: Cluster) -> None:
+    alone.replanner.plan_and_follow()
+    alone.until(lambda: alone.planned_times == 1)
+    assert alone.carried_out == [["a", "b"]]
+    assert alone.told == ["plan: root 33 %, a 33 %, b 33 %; as they are"]
+
+
+def test_who_is_best_alone_is_made_ready_to_stay_so(alone: Cluster) -> None:
+    alone.without = {"a", "b"}
+    alone.replanner.plan_and_follow()
+    alone.until(lambda: alone.planned_times == 1)
+    assert alone.carried_out == [[]]
+    alone.another = Planned(Plan((range(GROUPS),)), "the same")
+    alone.until(lambda: alone.planned_times == 2)
+    assert alone.carried_out == [[]]
+
+
+def test_a_first_plan_that_fails_is_tried_again(alone: Cluster) -> None:
+    alone.fails = 2
+    alone.replanner.plan_and_follow()
+    alone.until(lambda: alone.planned_times == 3)
+    assert alone.carried_out == 3 * [["a", "b"]]
+    assert alone.told[1:3] == 2 * ["no new plan yet: it would not"]
+    assert len(alone.told) == 4
 
 
 def test_a_better_plan_is_carried_out(cluster: Cluster) -> None:
