@@ -31,10 +31,11 @@ def live_scheduling(
     wire: Wire,
     relax: RelaxOptions,
     threads: int,
+    kv_cells: int,
     ask: Callable[[str], WorkerInfo],
 ) -> Scheduling:
-    """`threads`: the root's. `ask`: see `Scheduling`. This device is measured with the first plan,
-    if it has not been.
+    """`threads`, `kv_cells`: the root's. `ask`: see `Scheduling`. This device is measured with the
+    first plan, if it has not been.
 
     Raises `HaloError` for a model with which it cannot be.
     """
@@ -50,6 +51,7 @@ def live_scheduling(
         kl_budget=relax.kl_budget,
         criticality=criticality,
         max_copies=relax.max_copies,
+        cells=kv_cells,
     )
 
     def devices() -> LiveDevices:

@@ -12,9 +12,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from halo_edge.cluster.membership import Came, Left
 from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.planner import Planned, Planner, Workers, shares_in_words
 from halo_edge.errors import HaloError
@@ -32,20 +32,6 @@ MAX_WORKERS: Final = 1024
 MAX_EVENTS: Final = 4 * MAX_WORKERS
 
 CarryOut = Callable[[Plan, Workers], None]
-
-
-@dataclass(frozen=True)
-class Came:
-    """A worker of that name is there."""
-
-    worker: str
-
-
-@dataclass(frozen=True)
-class Left:
-    """It is there no more."""
-
-    worker: str
 
 
 class Replanner:

@@ -131,13 +131,19 @@ class Scheduling:
         numbers = list(workers)
         self._hear(workers)
         in_use = _of(plan, numbers)
-        self._compare(in_use, numbers)
         cluster, workload = self._devices.cluster(numbers), self._replanning.workload
+        in_use = Predictions(cluster, workload).as_sent(in_use)
+        self._compare(in_use, numbers)
+        cluster = self._devices.cluster(numbers)
         self.outlook = Outlook(
             Predictions(cluster, workload).tpot_s(in_use), bound_s(cluster, workload)
         )
         found = self._replanning.better(cluster, in_use, now)
         return None if found is None else _planned(found, numbers)
+
+    def relax(self, kl_budget: float) -> None:
+        """Nats a token that may be spent from now on. Any thread may say so."""
+        self._replanning.relax(kl_budget)
 
     def planned(self, now: float) -> None:
         self._replanning.planned(now)

@@ -12,6 +12,9 @@ from halo_edge.plan.model_shape import ModelShape
 from halo_edge.plan.workload import Workload
 
 KV_VALUE_BYTES: Final = 2  # f16
+ROOT_PROCESS_BYTES: Final = 48 << 20
+"""What a root's process takes beyond a worker's: the scheduler's solver (23 MB, measured), and a
+profile (as much, of the demo model)."""
 
 
 def capacities(cluster: Cluster, workload: Workload) -> list[int]:
@@ -44,12 +47,11 @@ def _tile_groups(shape: ModelShape) -> int:
 
 
 def _root_bytes(workload: Workload) -> float:
-    """What only the root holds: attention, embedding and head, and the KV cache."""
+    """What only the root holds: attention, embedding and head, the KV cache, and its process."""
     shape = workload.shape
     weights = shape.n_layers * shape.attention_weights + 2 * shape.head_weights
-    cells = workload.prompt + workload.answer
-    kv = 2 * KV_VALUE_BYTES * shape.kv_width * cells * shape.n_layers
-    return weights * shape.weight_bytes + kv
+    kv = 2 * KV_VALUE_BYTES * shape.kv_width * workload.kv_cells * shape.n_layers
+    return ROOT_PROCESS_BYTES + weights * shape.weight_bytes + kv
 
 
 def residents(
