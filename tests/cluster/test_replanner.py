@@ -118,15 +118,39 @@ def alone() -> Iterator[Cluster]:
 
 
 def test_who_begins_alone_gets_a_plan(alone: Cluster) -> None:
-    alone.replanner.plan_and_follow()
+    alone.replanner.plan_and_follow(lambda: 2)
     alone.until(lambda: alone.planned_times == 1)
     assert alone.carried_out == [["a", "b"]]
     assert alone.told == ["plan: root 33 %, a 33 %, b 33 %; as they are"]
 
 
+def test_the_first_step_is_left_alone(alone: Cluster) -> None:
+    steps, asked = 1, threading.Semaphore(0)
+
+    def begun_steps() -> int:
+        asked.release()
+        return steps
+
+    alone.replanner.plan_and_follow(begun_steps)
+    for _ in range(3):
+        assert asked.acquire(timeout=DEADLINE_S)
+    assert not alone.told
+    steps = 2
+    alone.until(lambda: alone.planned_times == 1)
+
+
+@pytest.mark.parametrize(("steps", "limit"), [(0, "IDLE_S"), (1, "FIRST_STEP_S")])
+def test_the_first_step_is_waited_for_only_so_long(
+    alone: Cluster, monkeypatch: pytest.MonkeyPatch, steps: int, limit: str
+) -> None:
+    monkeypatch.setattr(f"halo_edge.cluster.replanner.{limit}", 0.01)
+    alone.replanner.plan_and_follow(lambda: steps)
+    alone.until(lambda: alone.planned_times == 1)
+
+
 def test_who_is_best_alone_is_made_ready_to_stay_so(alone: Cluster) -> None:
     alone.without = {"a", "b"}
-    alone.replanner.plan_and_follow()
+    alone.replanner.plan_and_follow(lambda: 2)
     alone.until(lambda: alone.planned_times == 1)
     assert alone.carried_out == [[]]
     alone.another = Planned(Plan((range(GROUPS),)), "the same")
@@ -136,7 +160,7 @@ def test_who_is_best_alone_is_made_ready_to_stay_so(alone: Cluster) -> None:
 
 def test_a_first_plan_that_fails_is_tried_again(alone: Cluster) -> None:
     alone.fails = 2
-    alone.replanner.plan_and_follow()
+    alone.replanner.plan_and_follow(lambda: 2)
     alone.until(lambda: alone.planned_times == 3)
     assert alone.carried_out == 3 * [["a", "b"]]
     assert alone.told[1:3] == 2 * ["no new plan yet: it would not"]
