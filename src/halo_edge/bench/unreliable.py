@@ -31,11 +31,13 @@ SPEED: Final = 0.4
 LOSS: Final = 0.15
 LOSSY: Final = 1
 # Decoded before what counts: the loss is found out, and a plan made and carried out for it.
-SETTLE: Final = 200
+SETTLE: Final = 150
 # A worker's process, and seven of the demo model's 24 groups; a root's, with attention, embedding
 # and the KV cache, and six.
 WORKER_BYTES: Final = 115 << 20
-ROOT_BYTES: Final = 221 << 20
+ROOT_BYTES: Final = 270 << 20
+# Too little to read weights from for every token.
+STORAGE_BYTES_PER_S: Final = 2e6
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class Case:
         made = lab_spec("bench-unreliable", DEVICES, link=link, speed=SPEED)
         lossy = replace(link, loss=self.loss)
         root, *workers = made.devices
-        workers = [replace(worker, memory_bytes=WORKER_BYTES) for worker in workers]
+        workers = [
+            replace(worker, memory_bytes=WORKER_BYTES, storage_bytes_per_s=STORAGE_BYTES_PER_S)
+            for worker in workers
+        ]
         workers[LOSSY - 1] = replace(workers[LOSSY - 1], up=lossy, down=lossy)
         return replace(made, devices=(replace(root, memory_bytes=ROOT_BYTES), *workers))
 
@@ -124,8 +129,8 @@ def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
         name="unreliable",
         row=Row,
         model=None,
-        full=Size(repetitions=3, tokens=60, limit_s=120),
-        quick=Size(repetitions=1, tokens=24, limit_s=60),
+        full=Size(repetitions=3, tokens=60, limit_s=240),
+        quick=Size(repetitions=1, tokens=24, limit_s=120),
         cases=_cases,
         open=opened,
         rows=_rows,

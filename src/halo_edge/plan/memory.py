@@ -12,9 +12,9 @@ from halo_edge.plan.model_shape import ModelShape
 from halo_edge.plan.workload import Workload
 
 KV_VALUE_BYTES: Final = 2  # f16
-ROOT_PROCESS_BYTES: Final = 48 << 20
-"""What a root's process takes beyond a worker's: the scheduler's solver (23 MB, measured), and a
-profile (as much, of the demo model)."""
+ROOT_PROCESS_BYTES: Final = 96 << 20
+"""What a root's process takes beyond a worker's: the scheduler's solver (23 MB), its benchmark for
+some seconds (48 MB), and a profile with the fills of three workers (50 MB, of the demo model)."""
 
 
 def capacities(cluster: Cluster, workload: Workload) -> list[int]:
