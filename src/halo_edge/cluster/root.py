@@ -166,7 +166,8 @@ class Cluster:
                 self._tell,
             )
             if alone:
-                self._replanner.plan_and_follow()
+                clock = self._gather.between
+                self._replanner.plan_and_follow(lambda: clock.begun_steps)
             else:
                 self._replanner.follow()
         return self._gather
