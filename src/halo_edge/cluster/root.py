@@ -282,6 +282,11 @@ class Cluster:
         """How the links to the workers are at present."""
         return self._opened().link_reports()
 
+    @property
+    def away(self) -> frozenset[DeviceId]:
+        """The workers that are taken for gone at present. Any thread may ask."""
+        return self._opened().away
+
     def traces(self) -> list[DeviceTrace]:
         """What the workers recorded. Raises `HaloError` for one that does not answer."""
         return [

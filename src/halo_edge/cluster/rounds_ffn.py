@@ -139,6 +139,11 @@ class RoundsFfn:
         return self._epoch.workers
 
     @property
+    def away(self) -> frozenset[DeviceId]:
+        """The workers that are taken for gone at present. Any thread may ask."""
+        return self._epoch.rounds.away
+
+    @property
     def own_times(self) -> DecodeTimes:
         """Of the root's own shard, lately. Any thread may ask."""
         return self._epoch.own_clock.times
