@@ -90,7 +90,7 @@ def serve(
     from halo_edge.serve.health import cluster_health
     from halo_edge.serve.service import Service
 
-    with server.listening(host, port) as sock, compute_session(options, ctx) as session:
+    with server.bound(host, port) as sock, compute_session(options, ctx) as session:
         served = _served(options.model, session)
         listeners: list[Listener] = []
         routers: list[APIRouter] = []
@@ -104,6 +104,7 @@ def serve(
             closing=closing,
             routers=routers,
         )
+        server.listen(sock)
         _announce(session, served, server.url_of(sock), keyed=bool(keys))
         if not keys and not host.startswith(_LOOPBACK):
             notes.print(
