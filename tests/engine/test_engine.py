@@ -432,7 +432,7 @@ def test_a_long_prompt_does_not_stop_others(model: Any, row_s: float) -> None:
         assert clock.now_s - before_s <= alone_s + MAX_ADDED_S + 1e-9
     assert set(clock.rows[rows:-1]) <= set(ROW_COUNTS)
     fastest = int(min(128, (alone_s + MAX_ADDED_S - 0.03) / max(row_s, 1e-9))) - 2
-    assert len(clock.rows) - rows <= 1.7 * 250 / fastest + 4
+    assert len(clock.rows) - rows <= 1.7 * 250 / fastest + 8
     for sequence in (*decoding, long):
         engine.release(sequence)
 
