@@ -127,7 +127,11 @@ def open_session(
 
 def _load(options: SessionOptions) -> LoadedModel:
     return load(
-        options.model, threads=options.threads, context=options.context, tracer=options.tracer
+        options.model,
+        threads=options.threads,
+        context=options.context,
+        kv_bytes=options.kv_bytes,
+        tracer=options.tracer,
     )
 
 
