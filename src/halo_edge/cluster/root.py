@@ -209,16 +209,6 @@ class Cluster:
         engine's thread."""
         return self._opened().close_account(SequenceKey(sequence))
 
-    def open_account(self, sequence: int, nats_per_token: float) -> None:
-        """A sequence of the engine's, about to begin, has a budget of its own. In the engine's
-        thread. Raises `HaloError` for what takes a profile and has none."""
-        self._opened().open_account(SequenceKey(sequence), nats_per_token)
-
-    def close_account(self, sequence: int) -> float:
-        """A sequence has ended; the predicted damage of what it went on without, in nats. In the
-        engine's thread."""
-        return self._opened().close_account(SequenceKey(sequence))
-
     @property
     def statistics(self) -> Statistics:
         """Of the root's rounds, of all epochs."""
