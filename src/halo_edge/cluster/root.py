@@ -5,7 +5,9 @@ The rounds themselves are in `rounds_ffn.py`, and what a plan makes of them in `
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +23,16 @@ from halo_edge.cluster.discovery import check_usable, check_version, describe
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
+from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.live_scheduling import live_scheduling
 from halo_edge.cluster.messages import (
     Transport,
     WorkerInfo,
 )
+from halo_edge.cluster.overview import Members, Overview, Own, overview_of
 from halo_edge.cluster.planner import FixedShares, Planned, Planner, Workers, check_split
-from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.replanner import Came, Left, Replanner, in_words
 from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.rounds_ffn import RoundsFfn
@@ -43,7 +47,7 @@ from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
 from halo_edge.groups.placement import Placement, placed
-from halo_edge.groups.profile import Profile
+from halo_edge.groups.profile import Floats, Profile
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.plan.plan import Plan
@@ -122,6 +126,10 @@ class Cluster:
         self._replanner: Replanner | None = None
         self._scheduled: Scheduling | None = None
         self._tell = tell
+        self._loading: frozenset[DeviceId] = frozenset()
+        self._heard: Mapping[DeviceId, WorkerInfo] = {}
+        self.noticed: Callable[[Came | Left], None] = lambda _: None
+        """Is told, in whatever thread, which workers come and go."""
         self.workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
         self.name = uuid4().hex
         profile = options.profile
@@ -144,6 +152,8 @@ class Cluster:
         does. Raises `HaloError` for a worker that refuses, or does not answer.
         """
         options, wire = self._options, self._options.wire
+        limits = read_limits()
+        self._own = Own(socket.gethostname(), runtime.threads, limits.memory_bytes)
         addresses = {device: address_of(worker) for device, worker in self.workers.items()}
         if options.transport is Transport.UDP:
             # One interface only where that reaches all workers, such as loopback.
@@ -271,6 +281,37 @@ class Cluster:
         """How the links to the workers are at present."""
         return self._opened().link_reports()
 
+    def sketches(self) -> Floats | None:
+        """See `Epochs.sketches`."""
+        return None if self._epochs is None else self._epochs.sketches()
+
+    def happened(self) -> Happened:
+        """Where chunks did not come by themselves."""
+        return self._opened().happened()
+
+    def hear(self) -> None:
+        """Ask the workers in use how they are, for `overview`. It may take seconds."""
+        rounds, heard = self._opened(), {}
+        for device, name in rounds.ready.items():
+            if device not in rounds.away and name not in self._left:
+                with contextlib.suppress(HaloError):  # they may be on their way out
+                    key = control.worker_key(self._cluster, name)
+                    heard[device] = describe(self._session, key)
+        self._heard = heard
+
+    def overview(self) -> Overview:
+        """What is known of the session and its devices. Any thread may ask."""
+        rounds = self._opened()
+        known = self._replanner.known if self._replanner is not None else {}
+        members = Members(
+            {**self.workers, **known, **self._heard},
+            rounds.ready,
+            self._loading,
+            rounds.away,
+            frozenset(self._left),
+        )
+        return overview_of(self.plan, self.packing.shape, members, rounds, self._own)
+
     def traces(self) -> list[DeviceTrace]:
         """What the workers recorded. Raises `HaloError` for one that does not answer."""
         return [
@@ -303,7 +344,11 @@ class Cluster:
         """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
         assert self._epochs is not None and self._udp is not None
         workers = self._with_part(plan, workers)
-        epoch = self._epochs.make(plan, workers)
+        self._loading = frozenset(workers)
+        try:
+            epoch = self._epochs.make(plan, workers)
+        finally:
+            self._loading = frozenset()
         for device, worker in workers.items():
             self._udp.reach(device, address_of(worker))
         self._plan = plan
@@ -354,5 +399,6 @@ class Cluster:
             self._left.discard(worker)
         elif any(worker == known.worker for known in self.workers.values()):
             self._left.add(worker)
+        self.noticed(Left(worker) if gone else Came(worker))
         if self._replanner is not None:
             self._replanner.put(Left(worker) if gone else Came(worker))
