@@ -281,6 +281,11 @@ class Cluster:
         """How the links to the workers are at present."""
         return self._opened().link_reports()
 
+    @property
+    def away(self) -> frozenset[DeviceId]:
+        """The workers that are taken for gone at present. Any thread may ask."""
+        return self._opened().away
+
     def sketches(self) -> Floats | None:
         """See `Epochs.sketches`."""
         return None if self._epochs is None else self._epochs.sketches()

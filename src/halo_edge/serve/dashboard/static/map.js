@@ -1,0 +1,192 @@
+// The cluster as a map: the root in the middle, its workers around it.
+
+import { figure, percent, shape, short } from "./dom.js";
+
+// From the most to the least that is shown of a device; the first that fits without overlap.
+const STYLES = [
+  { kind: "box", width: 168, height: 74, letters: 22, labels: true },
+  { kind: "box", width: 122, height: 74, letters: 15, labels: true },
+  { kind: "small", width: 92, height: 42, letters: 12, labels: false },
+  { kind: "dot", width: 34, height: 34, letters: 0, labels: false },
+  { kind: "dot", width: 20, height: 20, letters: 0, labels: false },
+];
+const GAP = 8;
+const OUT = { "left out": "idle", loading: "idle", away: "gone", left: "gone" };
+
+export class ClusterMap {
+  constructor(host) {
+    this.host = host;
+    this.svg = shape("svg", { role: "img" });
+    host.append(this.svg);
+    this.devices = [];
+    new ResizeObserver(() => this.draw()).observe(host);
+  }
+
+  show(devices) {
+    this.devices = devices;
+    this.draw();
+  }
+
+  draw() {
+    const { clientWidth: width, clientHeight: height } = this.host;
+    const [root, ...workers] = this.devices;
+    if (!root || !width) return;
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg.setAttribute("aria-label", inWords(this.devices));
+    let style, places;
+    for (style of STYLES) {
+      places = around(workers.length, width, height, style);
+      if (!overlap(places, style)) break;
+    }
+    const links = [], nodes = [node(root, places[0], style)], labels = [];
+    workers.forEach((worker, i) => {
+      const at = places[i + 1];
+      links.push(link(worker, places[0], at));
+      if (style.labels && !OUT[worker.state]) labels.push(label(worker, places[0], at, style));
+      nodes.push(node(worker, at, style));
+    });
+    this.svg.replaceChildren(...links, ...nodes, ...labels);
+  }
+}
+
+// The root's place, then those of the workers: on an ellipse; many small ones on several.
+function around(n, width, height, style) {
+  const middle = { x: width / 2, y: height / 2 };
+  const rx = (width - style.width) / 2 - 4, ry = (height - style.height) / 2 - 4;
+  const rings = style.kind !== "dot" || n <= 20 ? [1] : n <= 40 ? [1, 0.68] : [1, 0.74, 0.48];
+  const sum = rings.reduce((a, b) => a + b, 0);
+  const places = [middle];
+  let left = n;
+  rings.forEach((scale, i) => {
+    const here = i === rings.length - 1 ? left : Math.round((n * scale) / sum);
+    left -= here;
+    // Two on the sides; others with one on top, or, an even few, with room for it between two.
+    const wide = width > 1.6 * height;
+    const turn = here === 2 && wide ? 0 : here === 4 ? Math.PI / 4 : -Math.PI / 2;
+    for (const angle of evenly(here, rx * scale, ry * scale, turn)) {
+      places.push({
+        x: middle.x + rx * scale * Math.cos(angle),
+        y: middle.y + ry * scale * Math.sin(angle),
+      });
+    }
+  });
+  return places;
+}
+
+// Angles of n places at equal distances along an ellipse.
+function evenly(n, rx, ry, turn) {
+  const STEPS = 720, lengths = [0];
+  const step = (2 * Math.PI) / STEPS;
+  for (let i = 0; i < STEPS; i++) {
+    const angle = turn + i * step;
+    lengths.push(lengths[i] + step * Math.hypot(rx * Math.sin(angle), ry * Math.cos(angle)));
+  }
+  const angles = [];
+  for (let i = 0, at = 0; i < n; i++) {
+    while (lengths[at] < (lengths[STEPS] * i) / n) at++;
+    angles.push(turn + at * step);
+  }
+  return angles;
+}
+
+function overlap(places, style) {
+  const width = style.width + GAP, height = style.height + GAP;
+  // A label between the root and a worker needs room of its own.
+  const room = style.labels ? 34 : 0;
+  return places.some((a, i) => places.slice(i + 1).some((b) => {
+    const more = i === 0 ? room : 0;
+    const dx = Math.abs(a.x - b.x) - width, dy = Math.abs(a.y - b.y) - height;
+    return dx < (dy < more ? 2 * more : 0) && dy < (dx < 2 * more ? more : 0);
+  }));
+}
+
+// The worse of both directions.
+const lossOf = (device) => Math.max(device.plr_to ?? 0, device.plr_from ?? 0);
+const timeOf = (device) => device.rtt_ms ?? device.answer_ms;
+
+function link(worker, from, to) {
+  const out = OUT[worker.state];
+  const loss = lossOf(worker), time = timeOf(worker);
+  const step = loss < 0.005 ? 0 : loss < 0.02 ? 1 : loss < 0.05 ? 2 : 3;
+  const kind = out === "gone" ? "gone" : out ? "off" : `loss-${step}`;
+  // From 7 px at a tenth of a millisecond to 1.5 at a tenth of a second.
+  const width = out ? 2 : time ? Math.max(1.5, Math.min(7, 5.2 - 1.85 * Math.log10(time))) : 2;
+  return shape("path", {
+    class: `link ${kind}`, d: `M${from.x} ${from.y}L${to.x} ${to.y}`, "stroke-width": width.toFixed(1),
+  });
+}
+
+// Halfway between the borders of both boxes.
+function label(worker, from, to, style) {
+  const dx = to.x - from.x, dy = to.y - from.y;
+  const border = Math.min(
+    dx ? style.width / 2 / Math.abs(dx) : 1, dy ? style.height / 2 / Math.abs(dy) : 1, 0.5,
+  );
+  const at = (border + (1 - border)) / 2;
+  const text = shape("text", { class: "link-label", x: from.x + at * dx, y: from.y + at * dy + 4 });
+  const time = worker.rtt_ms !== null ? `${figure(worker.rtt_ms, 2)} ms` :
+    worker.answer_ms !== null ? `answer ${figure(worker.answer_ms, 2)} ms` : "";
+  const lost = worker.plr_to === null ? "" : `${percent(lossOf(worker), 2)} % lost`;
+  text.append([time, lost].filter(Boolean).join(" · "));
+  return text;
+}
+
+function node(device, at, style) {
+  const out = OUT[device.state];
+  const kind = device.number === 0 ? "root" : out ?? "";
+  const group = shape("g", { class: `node ${kind}` }, shape("title", {}, titleOf(device)));
+  if (style.kind === "dot") dot(group, device, at, style.width / 2);
+  else box(group, device, at, style);
+  return group;
+}
+
+function box(group, device, at, style) {
+  const { width, height } = style, x = at.x - width / 2, y = at.y - height / 2, pad = 9;
+  group.append(
+    shape("rect", { class: "body", x, y, width, height, rx: 9 }),
+    shape("text", { class: "name", x: x + pad, y: y + 18 }, short(device.name, style.letters)),
+  );
+  const bar = (top, kind, share, words) => {
+    const long = width - 2 * pad;
+    group.append(shape("rect", { class: "track", x: x + pad, y: top, width: long, height: 5, rx: 2.5 }));
+    const part = Math.max(0, Math.min(1, share)) * long;
+    if (part) group.append(shape("rect", { class: kind, x: x + pad, y: top, width: part, height: 5, rx: Math.min(2.5, part / 2) }));
+    if (words) group.append(shape("text", { class: "value", x: x + width - pad, y: top - 4 }, words));
+  };
+  if (style.kind === "small") {
+    bar(y + height - 13, "share", device.share, "");
+    return;
+  }
+  const known = device.memory_mb !== null;
+  bar(y + 40, "share", device.share, `${percent(device.share, 2)} %`);
+  bar(y + 62, "memory", known ? device.held_mb / device.memory_mb : 0,
+    known ? `${Math.round(device.held_mb)} of ${gigabytes(device.memory_mb)}` : "");
+  group.append(
+    shape("text", { class: "state", x: x + pad, y: y + 36 }, OUT[device.state] ? device.state : "share"),
+    shape("text", { class: "state", x: x + pad, y: y + 58 }, "MB"),
+  );
+}
+
+function dot(group, device, at, radius) {
+  const long = 2 * Math.PI * (radius - 2);
+  const ring = { cx: at.x, cy: at.y, r: radius - 2 };
+  group.append(
+    shape("circle", { class: "body", cx: at.x, cy: at.y, r: radius }),
+    shape("circle", { class: "arc-track", ...ring }),
+    shape("circle", {
+      class: "arc", ...ring, "stroke-dasharray": `${device.share * long} ${long}`,
+      transform: `rotate(-90 ${at.x} ${at.y})`,
+    }),
+  );
+}
+
+const gigabytes = (mb) => (mb < 1000 ? `${Math.round(mb)}` : `${Math.round(mb / 100) / 10}k`);
+
+function titleOf(device) {
+  const parts = [device.name, device.state, `${percent(device.share, 2)} % of the groups`];
+  if (timeOf(device) !== null) parts.push(`${figure(timeOf(device), 2)} ms`);
+  if (device.plr_to !== null) parts.push(`${percent(lossOf(device), 2)} % lost`);
+  return parts.join(", ");
+}
+
+const inWords = (devices) => `${devices.length} devices. ${devices.map(titleOf).join("; ")}`;
