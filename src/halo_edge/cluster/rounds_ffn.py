@@ -144,7 +144,7 @@ class RoundsFfn:
         """0 ... 1, of the emptiest budget of the step; None where nothing is relaxed. Any thread
         may ask."""
         relaxing = self._relaxing
-        return None if relaxing is None else relaxing.fullness
+        return None if relaxing is None else min(1.0, relaxing.fullness)
 
     def recovered_by_device(self) -> Mapping[int, int]:
         """Chunks of partials that came because they had been asked for. Any thread may ask."""

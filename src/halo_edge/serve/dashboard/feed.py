@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from halo_edge.serve.dashboard.heat import Heat, Picture
+from halo_edge.serve.dashboard.heat import Heat, Picture, Scale
 from halo_edge.serve.dashboard.rates import SECONDS, Rates, Second
 from halo_edge.serve.request import Answered, Request
 from halo_edge.serve.view import ClusterView, View
@@ -32,14 +32,13 @@ _RECENT_S: Final = 5  # seconds sent again, for those who missed frames
 @dataclass(frozen=True)
 class Frame:
     """`second`: the one under way, for `rates`. `view`, `heat`: None where there is nothing new.
-    `columns`, `usual`: of the heat map; only in the first frame that a listener gets."""
+    `scale`: of the heat map; only in the first frame that a listener gets."""
 
     second: int
     rates: tuple[Second, ...]
     view: ClusterView | None = None
     heat: Picture | None = None
-    columns: int | None = None
-    usual: str | None = None
+    scale: Scale | None = None
 
 
 class Feed:
@@ -87,8 +86,7 @@ class Feed:
                 self._rates.second,
                 self._rates.since(self._rates.second - SECONDS),
                 self._view.now(),
-                columns=None if heat is None else heat.columns,
-                usual=None if heat is None else heat.usual(),
+                scale=None if heat is None else heat.scale,
             )
         )
 

@@ -23,9 +23,11 @@ MAX_COLUMNS: Final = 64
 MAX_MARKS: Final = 1024
 """In one picture: more than a screen shows."""
 LEVELS: Final = 255
-# Nats of a group in a layer: from where it makes no difference to where it cannot be gone without.
-_LEAST: Final = 1e-7
-_MOST: Final = 1.0
+# Levels go from this share of what the usual columns that matter least are worth, to so many times
+# those that matter most; a few, such as a fragile layer's, lie beyond.
+_MARGIN: Final = 3.0
+_QUANTILES: Final = (0.01, 0.995)
+_TINY: Final = 1e-30
 
 
 class Source(Protocol):
@@ -48,9 +50,20 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Of the heat map, as long as a session lasts. `least`, `most`: nats, of levels 0 and `LEVELS`.
+    `usual`: the levels of the mean energies, as in `Picture`."""
+
+    columns: int
+    least: float
+    most: float
+    usual: str
+
+
+@dataclass(frozen=True)
 class Picture:
     """`levels`: base64 of u8[layers, columns], the logarithm of what each column's groups are worth
-    in nats, from `_LEAST` to `_MOST`; empty without a profile."""
+    in nats, in the `Scale`; empty without a profile."""
 
     levels: str
     marks: tuple[Mark, ...]
@@ -60,15 +73,25 @@ class Heat:
     """`profile`: in the order of the plan's groups; None: there are no levels."""
 
     def __init__(self, source: Source, profile: Profile | None, groups: int) -> None:
-        self.columns = min(groups, MAX_COLUMNS)
         self._source = source
         self._profile = profile
-        self._starts = np.arange(self.columns) * groups // self.columns
+        columns = min(groups, MAX_COLUMNS)
+        self._starts = np.arange(columns) * groups // columns
         self._predictor: Predictor | None = None
         self._wanted = False
         self._sketches: Floats | None = None
         self._happened: Happened | None = None
         self._shown = source.happened()
+        self._least = self._most = 0.0  # logarithms
+        usual = ""
+        if profile is not None:
+            worth = [layer.sensitivity / layer.total for layer in profile.layers]
+            self._worth = np.array(worth, np.float32)[:, None]
+            energies = np.stack([layer.energy for layer in profile.layers])
+            logs = self._logs(energies)
+            self._least, self._most = np.quantile(logs, _QUANTILES) + np.log((1 / _MARGIN, _MARGIN))
+            usual = self._encoded(energies)
+        self.scale = Scale(columns, float(np.exp(self._least)), float(np.exp(self._most)), usual)
 
     def want(self) -> None:
         """A picture of the next token will be asked for."""
@@ -79,12 +102,6 @@ class Heat:
         if self._wanted:
             self._sketches, self._happened = self._source.sketches(), self._source.happened()
             self._wanted = False
-
-    def usual(self) -> str:
-        """The levels of the mean energies."""
-        if self._profile is None:
-            return ""
-        return self._encoded(np.stack([layer.energy for layer in self._profile.layers]))
 
     def picture(self) -> Picture | None:
         """None where no token has come since the last one was noted."""
@@ -107,26 +124,27 @@ class Heat:
 
     def _encoded(self, energies: Floats) -> str:
         """`energies`: f32[L, G]."""
-        assert self._profile is not None
-        worth = [layer.sensitivity / layer.total for layer in self._profile.layers]
-        nats = energies * np.array(worth, np.float32)[:, None]
-        in_columns = np.add.reduceat(nats, self._starts, axis=1)
-        logs = np.log(np.clip(in_columns, _LEAST, _MOST) / _LEAST) / np.log(_MOST / _LEAST)
-        levels: NDArray[np.uint8] = np.rint(logs * LEVELS).astype(np.uint8)
+        scaled = (self._logs(energies) - self._least) / (self._most - self._least)
+        levels: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 1) * LEVELS).astype(np.uint8)
         return base64.b64encode(levels.tobytes()).decode()
+
+    def _logs(self, energies: Floats) -> Floats:
+        """ln of the nats of each column, f32[L, columns]."""
+        in_columns = np.add.reduceat(energies * self._worth, self._starts, axis=1)
+        logs: Floats = np.log(np.maximum(in_columns, _TINY))
+        return logs
 
 
 def _marks(before: Happened, now: Happened) -> tuple[Mark, ...]:
-    def more(kind: str) -> dict[Place, int]:
-        counted: Mapping[Place, int] = getattr(now, kind)
-        past: Mapping[Place, int] = getattr(before, kind)
-        return {place: n - past.get(place, 0) for place, n in counted.items()}
-
-    recovered, filled, taken_over = more("recovered"), more("filled"), more("taken_over")
+    recovered = _more(before.recovered, now.recovered)
+    filled = _more(before.filled, now.filled)
+    taken_over = _more(before.taken_over, now.taken_over)
     found = []
-    for device, layer in sorted({*recovered, *filled, *taken_over}):
-        place = (device, layer)
-        counts = (recovered.get(place, 0), filled.get(place, 0), taken_over.get(place, 0))
-        if any(counts):
-            found.append(Mark(layer, device, *counts))
-    return tuple(found[:MAX_MARKS])
+    for device, layer in sorted({*recovered, *filled, *taken_over})[:MAX_MARKS]:
+        counts = (each.get((device, layer), 0) for each in (recovered, filled, taken_over))
+        found.append(Mark(layer, device, *counts))
+    return tuple(found)
+
+
+def _more(before: Mapping[Place, int], now: Mapping[Place, int]) -> dict[Place, int]:
+    return {place: n - before.get(place, 0) for place, n in now.items() if n != before.get(place)}

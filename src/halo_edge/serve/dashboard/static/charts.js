@@ -45,7 +45,7 @@ export class Charts {
       ],
       series: [{ label: "at", value: (_, second) => (second === null ? "–" : ago(second)) }, ...lines],
       cursor: { drag: { x: false, y: false } },
-      padding: [8, 8, 0, 0],
+      padding: [8, 16, 0, 0],
     }, [[], ...lines.map(() => [])], by(id));
   }
 

@@ -1,6 +1,6 @@
 // Layers by neuron groups: what each is worth for the token just made, and what happened there.
 
-import { by, colour, setText } from "./dom.js";
+import { by, colour, figure, setText } from "./dom.js";
 
 const CELL = 8; // height of a layer, px
 const TOP = 20; // for the devices' names
@@ -34,6 +34,7 @@ export class Heat {
     this.usual = null;
     this.marks = []; // { layer, device, kind, until }
     this.against = false;
+    this.words = "";
     this.themed();
     new ResizeObserver(() => this.draw()).observe(this.canvas.parentElement);
     for (const [id, against] of [["heat-token", false], ["heat-usual", true]]) {
@@ -58,11 +59,12 @@ export class Heat {
     this.draw();
   }
 
-  // `columns`, `usual`: of the first frame.
-  begin(columns, usual) {
-    this.columns = columns ?? 0;
-    this.usual = usual ? bytes(usual) : null;
-    this.levels = this.usual;
+  // `scale`: of the first frame.
+  begin(scale) {
+    this.columns = scale.columns;
+    this.usual = scale.usual ? bytes(scale.usual) : null;
+    this.levels ??= this.usual;
+    this.words = `${figure(scale.least, 1)} to ${figure(scale.most, 1)} nats if lost`;
   }
 
   know(view) {
@@ -88,8 +90,7 @@ export class Heat {
     by("heat-scale-key").hidden = !profiled;
     for (const id of ["heat-token", "heat-usual"]) by(id).hidden = !profiled;
     if (!layers) return;
-    setText("heat-words", this.against ? "less to more than usual" :
-      "10⁻⁷ to 1 nat, if lost");
+    setText("heat-words", this.against ? "less to more than usual" : this.words);
     const width = canvas.clientWidth, height = TOP + layers * CELL, ratio = devicePixelRatio || 1;
     canvas.style.height = `${height}px`;
     canvas.width = Math.round(width * ratio);

@@ -42,7 +42,7 @@ function know(view) {
 }
 
 listen((frame) => {
-  if (frame.columns !== null) heat.begin(frame.columns, frame.usual);
+  if (frame.scale) heat.begin(frame.scale);
   if (frame.view) know(frame.view);
   if (frame.heat) heat.show(frame.heat);
   else if (heat.marks.length) heat.draw();

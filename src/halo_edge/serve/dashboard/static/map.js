@@ -11,6 +11,7 @@ const STYLES = [
   { kind: "dot", width: 20, height: 20, letters: 0, labels: false },
 ];
 const GAP = 8;
+const LABEL = { width: 116, height: 20 };
 const OUT = { "left out": "idle", loading: "idle", away: "gone", left: "gone" };
 
 export class ClusterMap {
@@ -62,7 +63,7 @@ function around(n, width, height, style) {
     left -= here;
     // Two on the sides; others with one on top, or, an even few, with room for it between two.
     const wide = width > 1.6 * height;
-    const turn = here === 2 && wide ? 0 : here === 4 ? Math.PI / 4 : -Math.PI / 2;
+    const turn = here <= 2 && wide ? 0 : here === 4 ? Math.atan2(ry, rx) : -Math.PI / 2;
     for (const angle of evenly(here, rx * scale, ry * scale, turn)) {
       places.push({
         x: middle.x + rx * scale * Math.cos(angle),
@@ -70,7 +71,19 @@ function around(n, width, height, style) {
       });
     }
   });
-  return places;
+  return filled(places, width, height, style);
+}
+
+// Moved apart until they take all the room there is.
+function filled(places, width, height, style) {
+  const along = (axis, size) => {
+    const all = places.map((place) => place[axis]);
+    const low = Math.min(...all), span = Math.max(...all) - low;
+    const room = span < 1 ? 0 : Math.min(size - 8, 1.6 * span), start = (size - room) / 2;
+    return (at) => (span < 1 ? size / 2 : start + ((at - low) / span) * room);
+  };
+  const x = along("x", width - style.width), y = along("y", height - style.height);
+  return places.map((place) => ({ x: x(place.x) + style.width / 2, y: y(place.y) + style.height / 2 }));
 }
 
 // Angles of n places at equal distances along an ellipse.
@@ -83,20 +96,20 @@ function evenly(n, rx, ry, turn) {
   }
   const angles = [];
   for (let i = 0, at = 0; i < n; i++) {
-    while (lengths[at] < (lengths[STEPS] * i) / n) at++;
-    angles.push(turn + at * step);
+    const wanted = (lengths[STEPS] * i) / n;
+    while (lengths[at + 1] < wanted) at++;
+    angles.push(turn + (at + (wanted - lengths[at]) / (lengths[at + 1] - lengths[at])) * step);
   }
   return angles;
 }
 
 function overlap(places, style) {
   const width = style.width + GAP, height = style.height + GAP;
-  // A label between the root and a worker needs room of its own.
-  const room = style.labels ? 34 : 0;
   return places.some((a, i) => places.slice(i + 1).some((b) => {
-    const more = i === 0 ? room : 0;
+    // A label between the root and a worker needs room of its own.
+    const room = i === 0 && style.labels ? LABEL : { width: 0, height: 0 };
     const dx = Math.abs(a.x - b.x) - width, dy = Math.abs(a.y - b.y) - height;
-    return dx < (dy < more ? 2 * more : 0) && dy < (dx < 2 * more ? more : 0);
+    return dx < room.width && dy < room.height;
   }));
 }
 
@@ -123,12 +136,15 @@ function label(worker, from, to, style) {
     dx ? style.width / 2 / Math.abs(dx) : 1, dy ? style.height / 2 / Math.abs(dy) : 1, 0.5,
   );
   const at = (border + (1 - border)) / 2;
-  const text = shape("text", { class: "link-label", x: from.x + at * dx, y: from.y + at * dy + 4 });
+  const x = from.x + at * dx, y = from.y + at * dy;
   const time = worker.rtt_ms !== null ? `${figure(worker.rtt_ms, 2)} ms` :
     worker.answer_ms !== null ? `answer ${figure(worker.answer_ms, 2)} ms` : "";
   const lost = worker.plr_to === null ? "" : `${percent(lossOf(worker), 2)} % lost`;
-  text.append([time, lost].filter(Boolean).join(" · "));
-  return text;
+  const words = [time, lost].filter(Boolean).join(" · ");
+  const wide = 6.1 * words.length + 8;
+  return shape("g", { class: "link-label" },
+    shape("rect", { x: x - wide / 2, y: y - 9, width: wide, height: 18, rx: 4 }),
+    shape("text", { x, y: y + 4 }, words));
 }
 
 function node(device, at, style) {
@@ -160,11 +176,11 @@ function box(group, device, at, style) {
   const known = device.memory_mb !== null;
   bar(y + 40, "share", device.share, `${percent(device.share, 2)} %`);
   bar(y + 62, "memory", known ? device.held_mb / device.memory_mb : 0,
-    known ? `${Math.round(device.held_mb)} of ${gigabytes(device.memory_mb)}` : "");
+    known ? `${megabytes(device.held_mb)} of ${megabytes(device.memory_mb)}` : "");
   group.append(
     shape("text", { class: "state", x: x + pad, y: y + 36 }, OUT[device.state] ? device.state : "share"),
-    shape("text", { class: "state", x: x + pad, y: y + 58 }, "MB"),
   );
+  if (width > 150) group.append(shape("text", { class: "state", x: x + pad, y: y + 58 }, "memory"));
 }
 
 function dot(group, device, at, radius) {
@@ -180,7 +196,7 @@ function dot(group, device, at, radius) {
   );
 }
 
-const gigabytes = (mb) => (mb < 1000 ? `${Math.round(mb)}` : `${Math.round(mb / 100) / 10}k`);
+const megabytes = (mb) => (mb < 1000 ? `${Math.round(mb)} MB` : `${figure(mb / 1000, 3)} GB`);
 
 function titleOf(device) {
   const parts = [device.name, device.state, `${percent(device.share, 2)} % of the groups`];
