@@ -84,7 +84,6 @@ def chat(
 def _chat(session: Session, params: SamplingParams, system: str | None) -> None:
     generator = _generator(session)
     messages: list[Message] = []
-    previous: Generation | None = None
     notes.print("/clear forgets what was said, /exit ends", style="dim")
     while True:
         try:
@@ -102,12 +101,11 @@ def _chat(session: Session, params: SamplingParams, system: str | None) -> None:
             try:
                 tokens = chat_tokens(session.model, system, messages)
                 marks = Marks(TrafficMark.now(session))
-                generation = generator.start(tokens, params, after=previous)
+                generation = generator.start(tokens, params)
             except HaloError as error:  # the conversation no longer fits, but can be cleared
                 notes.print(f"halo: {error}; /clear forgets what was said", style="red")
                 messages.pop()
                 continue
-            previous = generation
             _stream(session, generator, generation, marks, quiet=False)
             messages.append(Message("assistant", generation.text))
             print(flush=True)
