@@ -57,15 +57,15 @@ class Events:
         else:
             self._add(Kind.LEFT, f"{change.worker} has left")
 
-    def away(self, names: Collection[str]) -> None:
-        """These are silent at present. One thread says so."""
+    def away(self, names: Collection[str], members: Collection[str]) -> None:
+        """Of the `members`, the workers in use, these are silent at present. One thread says so."""
         if names == self._away:
             return
         now, before = frozenset(names), self._away
         self._away = now
         for name in sorted(now - before):
             self._add(Kind.AWAY, f"{name} is silent; the root computes for it")
-        for name in sorted(before - now):
+        for name in sorted((before - now) & frozenset(members)):
             self._add(Kind.BACK, f"{name} is silent no more")
 
     def recent(self) -> tuple[Event, ...]:

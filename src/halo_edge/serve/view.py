@@ -104,7 +104,9 @@ class View:
         if cluster is None or now < self._look_at:
             return
         self._look_at = now + LOOK_S
-        self._events.away({cluster.workers[device].worker for device in cluster.away})
+        members = cluster.members
+        away = [members[device] for device in cluster.away if device in members]
+        self._events.away(away, members.values())
 
     def hear(self) -> None:
         """Ask the workers how they are; may take seconds."""

@@ -67,6 +67,9 @@ export class Charts {
     this.charts[1]?.setData([
       x, known.map((each) => each.median_ms), known.map((each) => each.p99_ms),
     ]);
+    for (const chart of this.charts) { // the newest values, unless others are pointed at
+      if (x.length && (chart.cursor.idx ?? null) === null) chart.setLegend({ idx: x.length - 1 }, false);
+    }
   }
 
   fit() {

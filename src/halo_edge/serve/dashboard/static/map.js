@@ -4,9 +4,9 @@ import { figure, percent, shape, short } from "./dom.js";
 
 // From the most to the least that is shown of a device; the first that fits without overlap.
 const STYLES = [
-  { kind: "box", width: 168, height: 74, letters: 22, labels: true },
-  { kind: "box", width: 122, height: 74, letters: 15, labels: true },
-  { kind: "small", width: 92, height: 42, letters: 12, labels: false },
+  { kind: "box", width: 168, height: 74, letters: 20, labels: true },
+  { kind: "box", width: 122, height: 74, letters: 14, labels: true },
+  { kind: "small", width: 92, height: 42, letters: 10, labels: false },
   { kind: "dot", width: 34, height: 34, letters: 0, labels: false },
   { kind: "dot", width: 20, height: 20, letters: 0, labels: false },
 ];
@@ -42,7 +42,7 @@ export class ClusterMap {
     const links = [], nodes = [node(root, places[0], style)], labels = [];
     workers.forEach((worker, i) => {
       const at = places[i + 1];
-      links.push(link(worker, places[0], at));
+      links.push(link(worker, places[0], at, style));
       if (style.labels && !OUT[worker.state]) labels.push(label(worker, places[0], at, style));
       nodes.push(node(worker, at, style));
     });
@@ -61,10 +61,9 @@ function around(n, width, height, style) {
   rings.forEach((scale, i) => {
     const here = i === rings.length - 1 ? left : Math.round((n * scale) / sum);
     left -= here;
-    // Two on the sides; others with one on top, or, an even few, with room for it between two.
-    const wide = width > 1.6 * height;
-    const turn = here <= 2 && wide ? 0 : here === 4 ? Math.atan2(ry, rx) : -Math.PI / 2;
-    for (const angle of evenly(here, rx * scale, ry * scale, turn)) {
+    // Two on the sides, four in the corners; others with one on top.
+    const turn = here === 4 || (here <= 2 && width > 1.6 * height) ? 0 : -Math.PI / 2;
+    for (const angle of evenly(here, rx * scale, ry * scale, turn, here === 4 ? 0.5 : 0)) {
       places.push({
         x: middle.x + rx * scale * Math.cos(angle),
         y: middle.y + ry * scale * Math.sin(angle),
@@ -86,8 +85,8 @@ function filled(places, width, height, style) {
   return places.map((place) => ({ x: x(place.x) + style.width / 2, y: y(place.y) + style.height / 2 }));
 }
 
-// Angles of n places at equal distances along an ellipse.
-function evenly(n, rx, ry, turn) {
+// Angles of n places at equal distances along an ellipse, the first so much of one after `turn`.
+function evenly(n, rx, ry, turn, late) {
   const STEPS = 720, lengths = [0];
   const step = (2 * Math.PI) / STEPS;
   for (let i = 0; i < STEPS; i++) {
@@ -96,7 +95,7 @@ function evenly(n, rx, ry, turn) {
   }
   const angles = [];
   for (let i = 0, at = 0; i < n; i++) {
-    const wanted = (lengths[STEPS] * i) / n;
+    const wanted = (lengths[STEPS] * (i + late)) / n;
     while (lengths[at + 1] < wanted) at++;
     angles.push(turn + (at + (wanted - lengths[at]) / (lengths[at + 1] - lengths[at])) * step);
   }
@@ -117,13 +116,14 @@ function overlap(places, style) {
 const lossOf = (device) => Math.max(device.plr_to ?? 0, device.plr_from ?? 0);
 const timeOf = (device) => device.rtt_ms ?? device.answer_ms;
 
-function link(worker, from, to) {
+function link(worker, from, to, style) {
   const out = OUT[worker.state];
   const loss = lossOf(worker), time = timeOf(worker);
   const step = loss < 0.005 ? 0 : loss < 0.02 ? 1 : loss < 0.05 ? 2 : 3;
   const kind = out === "gone" ? "gone" : out ? "off" : `loss-${step}`;
   // From 7 px at a tenth of a millisecond to 1.5 at a tenth of a second.
-  const width = out ? 2 : time ? Math.max(1.5, Math.min(7, 5.2 - 1.85 * Math.log10(time))) : 2;
+  const most = style.kind === "dot" ? 3 : 7;
+  const width = out || time === null ? 2 : Math.max(1.5, Math.min(most, 5.2 - 1.85 * Math.log10(time)));
   return shape("path", {
     class: `link ${kind}`, d: `M${from.x} ${from.y}L${to.x} ${to.y}`, "stroke-width": width.toFixed(1),
   });
@@ -151,13 +151,14 @@ function node(device, at, style) {
   const out = OUT[device.state];
   const kind = device.number === 0 ? "root" : out ?? "";
   const group = shape("g", { class: `node ${kind}` }, shape("title", {}, titleOf(device)));
-  if (style.kind === "dot") dot(group, device, at, style.width / 2);
+  if (style.kind === "dot") dot(group, device, at, (device.number ? 0.5 : 0.7) * style.width);
   else box(group, device, at, style);
   return group;
 }
 
 function box(group, device, at, style) {
   const { width, height } = style, x = at.x - width / 2, y = at.y - height / 2, pad = 9;
+  const out = OUT[device.state];
   group.append(
     shape("rect", { class: "body", x, y, width, height, rx: 9 }),
     shape("text", { class: "name", x: x + pad, y: y + 18 }, short(device.name, style.letters)),
@@ -170,7 +171,8 @@ function box(group, device, at, style) {
     if (words) group.append(shape("text", { class: "value", x: x + width - pad, y: top - 4 }, words));
   };
   if (style.kind === "small") {
-    bar(y + height - 13, "share", device.share, "");
+    if (out) group.append(shape("text", { class: "state", x: x + pad, y: y + 33 }, device.state));
+    else bar(y + height - 13, "share", device.share, "");
     return;
   }
   const known = device.memory_mb !== null;
@@ -178,9 +180,9 @@ function box(group, device, at, style) {
   bar(y + 62, "memory", known ? device.held_mb / device.memory_mb : 0,
     known ? `${megabytes(device.held_mb)} of ${megabytes(device.memory_mb)}` : "");
   group.append(
-    shape("text", { class: "state", x: x + pad, y: y + 36 }, OUT[device.state] ? device.state : "share"),
+    shape("text", { class: "state", x: x + pad, y: y + 36 }, out ? device.state : "share"),
   );
-  if (width > 150) group.append(shape("text", { class: "state", x: x + pad, y: y + 58 }, "memory"));
+  if (width > 150) group.append(shape("text", { class: "what", x: x + pad, y: y + 58 }, "memory"));
 }
 
 function dot(group, device, at, radius) {
