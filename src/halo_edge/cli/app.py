@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import bench, calibrate, generate, lab, models, plan, workers
+from halo_edge.cli import bench, calibrate, generate, lab, models, plan, serve, workers
 from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (
     generate.run,
     generate.chat,
+    serve.serve,
     models.pull,
     models.perplexity,
     calibrate.calibrate,

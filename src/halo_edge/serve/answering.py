@@ -53,8 +53,8 @@ class Answers:
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """(choice, piece) as they come. Raises `HaloError` when one fails."""
         if len(self._streams) == 1:
-            async for piece in self._streams[0]:
-                yield 0, piece
+            async for only in self._streams[0]:
+                yield 0, only
             return
         waiting = {_next(stream): i for i, stream in enumerate(self._streams)}
         try:

@@ -118,10 +118,9 @@ class Chats:
         if usage:
             yield chunk([], usage=chat.answers.usage(), halo=chat.answers.price())
 
-    def _choice(
-        self, chat: ChatAnswer, index: int, pieces: Sequence[Piece]
-    ) -> schemas.ChatChoice:
-        turn, text, calls = _Turn(chat.with_tools), "", []
+    def _choice(self, chat: ChatAnswer, index: int, pieces: Sequence[Piece]) -> schemas.ChatChoice:
+        turn, text = _Turn(chat.with_tools), ""
+        calls: list[schemas.AnswerToolCall] = []
         tokens: list[Sampled] = []
         for piece in pieces:
             more, new = turn.take(piece)

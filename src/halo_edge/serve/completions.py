@@ -104,7 +104,9 @@ class Completions:
         async for i, piece in completion.answers.pieces():
             choice = self._choice(completion, i, piece, echoed[i], offsets[i])
             echoed[i] = ""
-            offsets[i] += sum(len(text) for text in choice.logprobs.tokens) if choice.logprobs else 0
+            offsets[i] += (
+                sum(len(text) for text in choice.logprobs.tokens) if choice.logprobs else 0
+            )
             left -= piece.finish is not None
             last: dict[str, Any] = {}
             if not left and not usage:
@@ -112,8 +114,8 @@ class Completions:
             if choice.text or choice.finish_reason or (choice.logprobs and choice.logprobs.tokens):
                 yield Completion(**common, **usage, **last, choices=[choice])
         if usage:
-            ended = {"usage": completion.answers.usage(), "halo": completion.answers.price()}
-            yield Completion(**common, **ended, choices=[])
+            usage["usage"] = completion.answers.usage()
+            yield Completion(**common, **usage, halo=completion.answers.price(), choices=[])
 
     def _choice(
         self, completion: CompletionAnswer, index: int, piece: Piece, echoed: str, offset: int

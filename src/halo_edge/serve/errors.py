@@ -1,4 +1,4 @@
-"""Everything that goes wrong, in the shape of OpenAI's API: {"error": {message, type, param, code}}.
+"""Everything that goes wrong, as OpenAI's API says it: {"error": {message, type, param, code}}.
 
 Clients of that API turn the status and this object into exceptions of their own, so no answer with
 a status of 400 or more may look otherwise, whoever made it: a handler, FastAPI or Starlette.
@@ -23,7 +23,6 @@ from halo_edge.serve.request import Busy
 _log = logging.getLogger(__name__)
 
 _MAX_MESSAGE: Final = 500  # characters of what a client sent may come back to it
-_TYPES: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class ErrorFields(BaseModel):
@@ -59,11 +58,12 @@ class ApiError(Exception):
 
     @property
     def body(self) -> ErrorBody:
-        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
         message = str(self)
         if len(message) > _MAX_MESSAGE:
             message = message[: _MAX_MESSAGE - 3] + "..."
-        kind = _TYPES.get(self.status, default)
+        if self.status == 429:
+            kind = "rate_limit_error"
         return ErrorBody(
             error=ErrorFields(message=message, type=kind, param=self.param, code=self.code)
         )
@@ -82,7 +82,9 @@ def of_exception(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Busy):
-        return ApiError(429, str(error), code="busy", retry_after_s=error.retry_after_s)
+        return ApiError(
+            429, str(error), code="rate_limit_exceeded", retry_after_s=error.retry_after_s
+        )
     if isinstance(error, HaloError):  # of the engine or the cluster: requests are checked before
         return ApiError(500, str(error))
     _log.error("a request failed", exc_info=error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Final
 
 from anyio import CapacityLimiter, to_thread
 
@@ -16,15 +17,15 @@ from halo_edge.model.chat_template import Message
 from halo_edge.serve.errors import ApiError
 from halo_edge.serve.served import Served
 
+MAX_CHARS: Final = 128
+"""Of a token. Some stand for as many spaces, but no text is made of those alone."""
+
 
 class Prompts:
     """Makes prompts for one model. Two at a time, so that they leave cores for the engine."""
 
     def __init__(self, served: Served) -> None:
         self._served = served
-        tokenizer = served.tokenizer
-        ids = range(tokenizer.vocab_size)
-        self._longest_token = max(len(tokenizer.token_bytes(i, special=True)) for i in ids)
         self._limiter = CapacityLimiter(2)
 
     async def of_text(self, text: str) -> list[int]:
@@ -40,8 +41,8 @@ class Prompts:
         if self._served.template is None:
             message = f"{self._served.name} has no chat template; use /v1/completions"
             raise ApiError(400, message, param="messages")
-        for message in messages:
-            self._check_length(message.content, "messages")
+        for said in messages:
+            self._check_length(said.content, "messages")
         tokens = await self._threaded(partial(self._chat_tokens, messages, tools))
         return self.checked(tokens, "messages")
 
@@ -50,7 +51,9 @@ class Prompts:
         if not tokens:
             raise ApiError(400, "the prompt is empty", param=param, code="invalid_value")
         if max(tokens) >= self._served.tokenizer.vocab_size:
-            raise ApiError(400, "the prompt has token ids that the model does not know", param=param)
+            raise ApiError(
+                400, "the prompt has token ids that the model does not know", param=param
+            )
         if len(tokens) >= self._served.context:
             raise self._too_long(f"{len(tokens)} tokens", param)
         return tokens
@@ -68,8 +71,8 @@ class Prompts:
         return tokenizer.encode(text, add_special=True, parse_special=True)
 
     def _check_length(self, text: str, param: str) -> None:
-        """Without looking at it: no token stands for more bytes than the longest."""
-        if len(text) > self._longest_token * self._served.context:
+        """Without looking at it."""
+        if len(text) > MAX_CHARS * self._served.context:
             raise self._too_long(f"{len(text)} characters", param)
 
     def _too_long(self, length: str, param: str) -> ApiError:

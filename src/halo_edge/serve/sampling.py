@@ -6,7 +6,6 @@ prompt means the same in `halo run` and over HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from halo_edge.cluster.relaxation import LEVELS
@@ -52,7 +51,7 @@ def budget_of(halo: HaloRequest | None) -> float | None:
     return LEVELS[halo.kl_budget] if isinstance(halo.kl_budget, str) else halo.kl_budget
 
 
-def _stops(stop: Stop | None) -> Sequence[str]:
+def _stops(stop: Stop | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else tuple(stop)

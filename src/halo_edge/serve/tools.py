@@ -79,7 +79,7 @@ def grammar(tools: Sequence[Tool], choice: str | NamedTool) -> str:
     ]
     return "\n".join(
         [
-            f'start: {json.dumps(_BEGIN + chr(10))} call {json.dumps("}" + chr(10) + _END)}',
+            f"start: {json.dumps(_BEGIN + chr(10))} call {json.dumps('}' + chr(10) + _END)}",
             f"call: {' | '.join(f'call_{i}' for i in range(len(calls)))}",
             *(f"call_{i}: {call}" for i, call in enumerate(calls)),
         ]
