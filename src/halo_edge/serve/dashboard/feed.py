@@ -7,6 +7,7 @@ task or thread that goes on by itself. Of requests it is told when tokens came, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from halo_edge.serve.closing import Closing
 from halo_edge.serve.dashboard.heat import Heat, Picture, Scale
 from halo_edge.serve.dashboard.rates import SECONDS, Rates, Second
 from halo_edge.serve.request import Answered, Request
@@ -104,13 +106,14 @@ class Feed:
             self._frame = msgspec.json.encode(Frame(second, rates, self._changed(now), picture))
         return self._frame
 
-    async def listen(self) -> AsyncIterator[bytes]:
-        """Server-sent events, for as long as they are taken."""
+    async def listen(self, closing: Closing) -> AsyncIterator[bytes]:
+        """Server-sent events, for as long as they are taken, and the server is not stopped."""
         self.listeners += 1
         try:
             yield _event(self.first())
-            while True:
-                await asyncio.sleep(INTERVAL_S)
+            while not closing:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(closing.wait(), INTERVAL_S)
                 self._hear()
                 yield _event(self.frame())
         finally:
