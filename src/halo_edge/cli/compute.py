@@ -21,8 +21,9 @@ from halo_edge.model.pull import DEMO_MODEL, resolve_model
 def compute_session(
     options: ComputeOptions, context: int | None, tell: Callable[[str], None] = lambda _: None
 ) -> Iterator[Session]:
-    """`tell` is given the lines on plans that the user is shown, too. Raises `HaloError` for anything
-    that keeps the model or the workers from being used.
+    """`tell` is given the lines on plans that the user is shown, too.
+
+    Raises `HaloError` for anything that keeps the model or the workers from being used.
 
     What was to be traced is written when the body has ended without an exception.
     """

@@ -89,6 +89,8 @@ function filled(places, width, height, style) {
 
 // Angles of n places at equal distances along an ellipse, the first so much of one after `turn`.
 function evenly(n, rx, ry, turn, late) {
+  // For few it is their directions that count.
+  if (n <= 4) return Array.from({ length: n }, (_, i) => turn + (2 * Math.PI * (i + late)) / n);
   const STEPS = 720, lengths = [0];
   const step = (2 * Math.PI) / STEPS;
   for (let i = 0; i < STEPS; i++) {
