@@ -7,11 +7,10 @@ task or thread that goes on by itself. Of requests it is told when tokens came, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -111,9 +110,7 @@ class Feed:
         self.listeners += 1
         try:
             yield _event(self.first())
-            while not closing:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(closing.wait(), INTERVAL_S)
+            while not await _within(INTERVAL_S, closing.wait()):
                 self._hear()
                 yield _event(self.frame())
         finally:
@@ -137,6 +134,15 @@ class Feed:
         if now >= self._hear_at and (self._hearing is None or self._hearing.done()):
             self._hear_at = now + HEAR_S
             self._hearing = asyncio.create_task(asyncio.to_thread(self._view.hear))
+
+
+async def _within(seconds: float, end: Coroutine[Any, Any, None]) -> bool:
+    """Whether it came; waits for no longer."""
+    try:
+        await asyncio.wait_for(end, seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _event(data: bytes) -> bytes:
