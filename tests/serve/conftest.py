@@ -96,6 +96,12 @@ def refused() -> Callable[[httpx.Response], tuple[int, dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
+def send_to() -> Callable[..., httpx.Response]:
+    """`send_to(app, method, path, ...)`, as above."""
+    return send
+
+
+@pytest.fixture(scope="session")
 def api(tiny_model: Path) -> Iterator[Api]:
     with ExitStack() as stack:
         yield Api(tiny_model, stack)
