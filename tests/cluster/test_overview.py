@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from halo_edge.cluster.links import RootLink
+from halo_edge.cluster.membership import Came, Left
 from halo_edge.cluster.messages import CONTROL_VERSION, Decode, WorkerInfo
 from halo_edge.cluster.overview import Members, Own, State, overview_of
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
-from halo_edge.cluster.replanner import Came, Left
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.session import SessionOptions, open_session
 from halo_edge.cluster.speed import DecodeTimes

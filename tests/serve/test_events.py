@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_edge.cluster.replanner import Came, Left
+from halo_edge.cluster.membership import Came, Left
 from halo_edge.serve.events import KEPT, Events, Kind
 
 
