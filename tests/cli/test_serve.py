@@ -320,9 +320,7 @@ def test_bad_keys(environment: dict[str, str], keys: Sequence[str]) -> None:
     assert "key" in complaint(environment, *keys)
 
 
-def test_keys_from_a_file(
-    environment: dict[str, str], tiny_model: Path, tmp_path: Path
-) -> None:
+def test_keys_from_a_file(environment: dict[str, str], tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("one\n\ntwo\n")
     arguments = ("-m", str(tiny_model), "-w", "0", "--api-key-file", str(tmp_path / "keys"))
     with served(environment, *arguments) as running:

@@ -13,6 +13,7 @@ from halo_edge.cli.console import notes
 from halo_edge.cli.options import ComputeOptions, Context
 from halo_edge.cli.prompt import text_file
 from halo_edge.cluster.session import Session
+from halo_edge.engine.load import DEFAULT_KV_BYTES
 from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL
 
@@ -77,6 +78,17 @@ def serve(
             help="Requests that may wait; further ones are told to come back later.",
         ),
     ] = DEFAULT_MAX_QUEUE,
+    kv_memory_mb: Annotated[
+        float,
+        Option(
+            "--kv-memory",
+            metavar="MB",
+            min=1.0,
+            rich_help_panel=_SERVER,
+            help="Memory for what running requests, and earlier ones, have computed; at least one "
+            "--ctx.",
+        ),
+    ] = DEFAULT_KV_BYTES / 1e6,
     ctx: Context = None,
     options: ComputeOptions,
 ) -> None:
@@ -87,20 +99,30 @@ def serve(
     from halo_edge.serve.app import create_app
     from halo_edge.serve.auth import ApiKeys
     from halo_edge.serve.closing import Closing
+    from halo_edge.serve.dashboard.dashboard import Dashboard
+    from halo_edge.serve.events import Events
     from halo_edge.serve.health import cluster_health
     from halo_edge.serve.service import Service
 
-    with server.bound(host, port) as sock, compute_session(options, ctx) as session:
+    events = Events()
+    with (
+        server.bound(host, port) as sock,
+        compute_session(
+            options, ctx, tell=events.tell, kv_bytes=int(kv_memory_mb * 1e6)
+        ) as session,
+    ):
         served = _served(options.model, session)
-        listeners: list[Listener] = []
-        routers: list[APIRouter] = []
+        api_keys = ApiKeys(keys)
         closing = Closing()
+        dashboard = Dashboard(session, served.name, events, lambda: service.load)
+        listeners: list[Listener] = [dashboard.feed]
+        routers: list[APIRouter] = [dashboard.router(api_keys, closing)]
         service = Service(session, listeners=listeners, max_waiting=max_queue)
         app = create_app(
             service,
             served,
             cluster_health(session.cluster),
-            keys=ApiKeys(keys),
+            keys=api_keys,
             closing=closing,
             routers=routers,
         )

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_edge.cluster.relaxation import RelaxOptions
+from halo_edge.cluster.relaxation import Place, RelaxOptions
 from halo_edge.cluster.waiting import choice_of
 from halo_edge.compute.activations import StepInputs
 from halo_edge.compute.wire import WireCodec
@@ -42,6 +42,7 @@ class Filled:
 
     chunks: int = 0
     nats: float = 0.0
+    at: Counter[Place] = field(default_factory=Counter)
     by_device: Counter[int] = field(default_factory=Counter)
     by_layer: Counter[int] = field(default_factory=Counter)
     nats_by_layer: dict[int, float] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Filled:
     def add(self, device: int, layer: int, chunks: int, nats: float) -> None:
         self.chunks += chunks
         self.nats += nats
+        self.at[device, layer] += chunks
         self.by_device[device] += chunks
         self.by_layer[layer] += chunks
         self.nats_by_layer[layer] = self.nats_by_layer.get(layer, 0.0) + nats
@@ -70,6 +72,8 @@ class Relaxing:
         filled: Filled,
     ) -> None:
         self.filled = filled
+        self.fullness = 1.0
+        """Of the emptiest bucket when the step began. Any thread may ask."""
         self._inputs = inputs
         self._sketch = sketch
         self._damage = damage
@@ -144,7 +148,8 @@ class Relaxing:
             }
         for owner, rows in self._owners.items():
             self.budget.earn(owner, len(rows))
-        self._choice.begin_step(self.budget.fullness(dict.fromkeys(self._owners, 0.0)))
+        self.fullness = self.budget.fullness(dict.fromkeys(self._owners, 0.0))
+        self._choice.begin_step(self.fullness)
 
     def _charges(self, rounds: RootRounds, late: Overdue) -> dict[SequenceKey, float]:
         layer, tokens = self._layer, self._tokens

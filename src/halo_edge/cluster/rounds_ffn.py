@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.ladder import Counts, Ladder
 from halo_edge.cluster.links import RootLink
-from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.wire import RowEncoder
@@ -139,9 +140,34 @@ class RoundsFfn:
         return self._epoch.workers
 
     @property
+    def ready(self) -> Mapping[DeviceId, str]:
+        """Those of the plan that is in use from the next step on. Any thread may ask."""
+        following = self._next
+        return (following or self._epoch).workers
+
+    @property
     def away(self) -> frozenset[DeviceId]:
         """The workers that are taken for gone at present. Any thread may ask."""
         return self._epoch.rounds.away
+
+    @property
+    def budget_fullness(self) -> float | None:
+        """0 ... 1, of the emptiest budget of the step; None where nothing is relaxed. Any thread
+        may ask."""
+        relaxing = self._relaxing
+        return None if relaxing is None else min(1.0, relaxing.fullness)
+
+    def recovered_by_device(self) -> Mapping[int, int]:
+        """Chunks of partials that came because they had been asked for. Any thread may ask."""
+        by_device: Counter[int] = Counter()
+        for (device, _), chunks in dict(self._epoch.rounds.recovered).items():
+            by_device[device] += chunks
+        return by_device
+
+    def happened(self) -> Happened:
+        """Where chunks did not come by themselves. Between steps, or a little out of date."""
+        counts, rounds = self._counts, self._epoch.rounds
+        return Happened(dict(rounds.recovered), dict(counts.filled.at), dict(counts.taken_over_at))
 
     @property
     def own_times(self) -> DecodeTimes:
