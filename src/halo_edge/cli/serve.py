@@ -88,7 +88,7 @@ def serve(
             help="Memory for what running requests, and earlier ones, have computed; at least one "
             "--ctx.",
         ),
-    ] = DEFAULT_KV_BYTES / 1e6,
+    ] = round(DEFAULT_KV_BYTES / 1e6),
     ctx: Context = None,
     options: ComputeOptions,
 ) -> None:
