@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import bench, calibrate, generate, lab, models, plan, workers
+from halo_edge.cli import bench, calibrate, chat, lab, models, plan, run, workers
 from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
@@ -23,8 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    generate.run,
-    generate.chat,
+    run.run,
+    chat.chat,
     models.pull,
     models.perplexity,
     calibrate.calibrate,
