@@ -65,8 +65,12 @@ class PlainScreen:
 
     interactive = False
 
+    def __init__(self) -> None:
+        self._answering = False
+
     def piece(self, text: str) -> None:
         """To standard output."""
+        self._answering = True
         print_piece(text)
 
     def status(self, line: str) -> None:
@@ -82,7 +86,9 @@ class PlainScreen:
 
     def end(self) -> None:
         """The line ends."""
-        print(flush=True)
+        if self._answering:
+            print_piece("\n")
+        self._answering = False
 
     def unechoed(self) -> AbstractContextManager[None]:
         """See `Screen`."""

@@ -83,9 +83,12 @@ class Conversation:
         tokens = tokens_of(self.messages[self.left_out :])
         if len(tokens) + room <= context:
             return tokens
+        before = self.left_out
         while len(tokens) > context // 2 and (following := self._next_turn()) is not None:
             self.left_out = following
             tokens = tokens_of(self.messages[self.left_out :])
+        if len(tokens) >= context:  # it will be refused, and is no reason to leave out others
+            self.left_out = before
         return tokens
 
     def _next_turn(self) -> int | None:

@@ -55,6 +55,7 @@ class Talk:
         self._clock = clock
         self._watch = DeviceWatch(clock)
         self._unanswered: str | None = None
+        self._before: Generation | None = None  # whose KV cells the next one can use
         self._stopped = False
         self._shown_s = -STATUS_S
 
@@ -105,14 +106,16 @@ class Talk:
                 f"anew, --ctx makes room"
             )
         marks = Marks(TrafficMark.now(session))
-        generation = self._generator.start(tokens, self._params)
+        generation = self._generator.start(tokens, self._params, after=self._before)
+        self._before = generation
         self.last = generation, marks
         try:
             with self._interruptible():
                 stream(session, self._generator, generation, marks, screen.piece)
         finally:
             screen.end()
-            screen.note(self._summary(generation, marks))
+            if generation.tokens:
+                screen.note(self._summary(generation, marks))
         if generation.finish is FinishReason.LENGTH and not self._limited(generation):
             screen.note("the answer is cut off: the context is full; /clear begins anew")
 
