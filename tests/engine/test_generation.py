@@ -129,7 +129,7 @@ def test_next_turn(make_generator: MakeGenerator) -> None:
     first, _ = run(generator, PROMPT, max_tokens=6)
     turn = [*first.sequence.tokens, 8, 10, 300]
     params = SamplingParams(temperature=0, max_tokens=6)
-    second = generator.start(turn, params, after=first)
+    second = generator.start(turn, params)
     assert second.sequence.n_computed == len(PROMPT) + 5
     fresh, pieces = run(make_generator(), turn, max_tokens=6)
     assert list(generator.run(second)) == pieces

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import bench, calibrate, chat, lab, models, plan, run, workers
+from halo_edge.cli import bench, calibrate, chat, lab, models, plan, run, serve, workers
 from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (
     run.run,
     chat.chat,
+    serve.serve,
     models.pull,
     models.perplexity,
     calibrate.calibrate,

@@ -55,7 +55,6 @@ class Talk:
         self._clock = clock
         self._watch = DeviceWatch(clock)
         self._unanswered: str | None = None
-        self._before: Generation | None = None  # whose KV cells the next one can use
         self._stopped = False
         self._shown_s = -STATUS_S
 
@@ -106,8 +105,7 @@ class Talk:
                 f"anew, --ctx makes room"
             )
         marks = Marks(TrafficMark.now(session))
-        generation = self._generator.start(tokens, self._params, after=self._before)
-        self._before = generation
+        generation = self._generator.start(tokens, self._params)
         self.last = generation, marks
         try:
             with self._interruptible():

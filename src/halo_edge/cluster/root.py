@@ -51,6 +51,7 @@ from halo_edge.groups.profile import Floats, Profile
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.plan.plan import Plan
+from halo_edge.sync.budget import SequenceKey
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.statistics import Statistics
@@ -267,6 +268,16 @@ class Cluster:
         """
         self._opened().relax(options)
 
+    def open_account(self, sequence: int, nats_per_token: float) -> None:
+        """A sequence of the engine's, about to begin, has a budget of its own. In the engine's
+        thread. Raises `HaloError` for what takes a profile and has none."""
+        self._opened().open_account(SequenceKey(sequence), nats_per_token)
+
+    def close_account(self, sequence: int) -> float:
+        """A sequence has ended; the predicted damage of what it went on without, in nats. In the
+        engine's thread."""
+        return self._opened().close_account(SequenceKey(sequence))
+
     @property
     def statistics(self) -> Statistics:
         """Of the root's rounds, of all epochs."""
@@ -280,6 +291,11 @@ class Cluster:
     def link_reports(self) -> dict[DeviceId, LinkReport]:
         """How the links to the workers are at present."""
         return self._opened().link_reports()
+
+    @property
+    def away(self) -> frozenset[DeviceId]:
+        """The workers that are taken for gone at present. Any thread may ask."""
+        return self._opened().away
 
     def sketches(self) -> Floats | None:
         """See `Epochs.sketches`."""

@@ -22,7 +22,7 @@ from halo_edge.compute.rows import Rows
 from halo_edge.compute.wire import RowEncoder
 from halo_edge.engine.trace import Activity, Tracer
 from halo_edge.errors import HaloError
-from halo_edge.sync.budget import Budget
+from halo_edge.sync.budget import Budget, SequenceKey
 from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.peer import LinkReport
 
@@ -110,14 +110,25 @@ class RoundsFfn:
     def relax(self, options: RelaxOptions) -> None:
         """From the next step on, with a full budget. Raises `HaloError` for what takes a profile
         and has none."""
-        if options.relaxes and self._epoch.relaxable is None:
-            raise HaloError(
-                "going on without chunks takes a profile, which says what that would cost; make "
-                "one with `halo calibrate`, or be strict"
-            )
+        if options.relaxes:
+            self._check_relaxable()
         self._options = options
         self._budget = Budget(options.kl_budget)
+        self._on_request = False
         self._begin()
+
+    def open_account(self, sequence: SequenceKey, nats_per_token: float) -> None:
+        """The sequence, which is about to begin, has a budget of its own. Between steps. Raises
+        `HaloError` for what takes a profile and has none."""
+        if nats_per_token > 0 and self._relaxing is None:
+            self._check_relaxable()
+            self._on_request = True
+            self._begin()
+        self._budget.open(sequence, nats_per_token)
+
+    def close_account(self, sequence: SequenceKey) -> float:
+        """The sequence has ended; what it has spent, in nats."""
+        return self._budget.close(sequence)
 
     def adopt(self, epoch: Epoch) -> None:
         """Another plan, from the next step on. Any thread may say so; the last one counts."""
@@ -144,7 +155,7 @@ class RoundsFfn:
         """0 ... 1, of the emptiest budget of the step; None where nothing is relaxed. Any thread
         may ask."""
         relaxing = self._relaxing
-        return None if relaxing is None else relaxing.fullness
+        return None if relaxing is None else min(1.0, relaxing.fullness)
 
     def recovered_by_device(self) -> Mapping[int, int]:
         """Chunks of partials that came because they had been asked for. Any thread may ask."""
@@ -190,6 +201,13 @@ class RoundsFfn:
         epoch = self._epoch
         return {device: epoch.rounds.link(device) for device in epoch.workers}
 
+    def _check_relaxable(self) -> None:
+        if self._epoch.relaxable is None:
+            raise HaloError(
+                "going on without chunks takes a profile, which says what that would cost; make "
+                "one with `halo calibrate`, or be strict"
+            )
+
     def _switch(self) -> None:
         epoch, self._next = self._next, None
         assert epoch is not None
@@ -205,7 +223,7 @@ class RoundsFfn:
             max_copies=options.max_copies, away_after_s=AWAY_AFTER_S if stands_in else math.inf
         )
         self._relaxing = None
-        if epoch.relaxable is not None and options.relaxes:
+        if epoch.relaxable is not None and (options.relaxes or self._on_request):
             self._relaxing = epoch.relaxable.relaxing(options, self._budget, self._counts.filled)
         self._ladder = Ladder(
             epoch.rounds,

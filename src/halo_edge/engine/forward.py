@@ -82,6 +82,11 @@ class Forward:
         self._selected: NDArray[np.int32] = aligned((max_tokens,), np.int32)
         self._logits: NDArray[np.float32] = aligned((1, params.vocab), np.float32)
 
+    def copy(self, old: SequenceId, new: SequenceId, length: int) -> None:
+        """Let `new` have computed what `old` has, up to position `length`. Raises `HaloError` when
+        the KV cache is full."""
+        self._cache.copy(*self.cells.copy(old, new, length))
+
     def step(self, batch: SequenceOf[Rows], gather: Gather) -> NDArray[np.float32]:
         """Compute the step's tokens; f32[outputs, vocab], valid until the next step.
 

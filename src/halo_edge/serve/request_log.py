@@ -19,7 +19,7 @@ from halo_edge.serve.request import Answered, Request
 from halo_edge.serve.request_metrics import finished_reason, time_per_output_token_s
 
 LOGGER: Final = "halo_edge.requests"
-_UVICORN: Final = ("uvicorn", "uvicorn.access")
+_LOGGED: Final = ("halo_edge", "uvicorn")  # with all below them
 _FIELDS: Final = "fields"
 # Lines that wait for a slow disk or terminal. What comes then is dropped: tokens do not wait.
 MAX_WAITING: Final = 4096
@@ -107,10 +107,10 @@ class JsonFormatter(logging.Formatter):
 
 @contextlib.contextmanager
 def logging_to(stream: TextIO, formatter: logging.Formatter) -> Iterator[None]:
-    """While this is open, requests and uvicorn's lines are written to `stream`, by a thread of
-    their own. Run uvicorn with `log_config=None`."""
+    """While this is open, requests, and what the server and uvicorn say, are written to `stream`,
+    by a thread of their own. Run uvicorn with `log_config=None`."""
     writer = _Writer(stream, formatter)
-    loggers = [logging.getLogger(name) for name in (LOGGER, *_UVICORN)]
+    loggers = [logging.getLogger(name) for name in _LOGGED]
     for logger in loggers:
         logger.setLevel(logging.INFO)
         logger.propagate = False
