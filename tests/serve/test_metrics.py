@@ -226,7 +226,7 @@ def test_workers_are_asked_when_somebody_looks() -> None:
 
 def test_text(metrics: Metrics) -> None:
     response = page(metrics)
-    assert response.headers["content-type"].startswith("text/plain; version=")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "process_resident_memory_bytes" in families(metrics)
     for family in families(metrics).values():
         assert family.documentation or family.name.endswith(BEGAN)

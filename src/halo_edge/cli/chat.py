@@ -38,7 +38,7 @@ def chat(
         if on_terminal:
             lines: TerminalInput | PipedInput = TerminalInput((*COMMANDS, EXITS[0]), talk.devices)
         else:
-            lines = PipedInput(sys.stdin)
+            lines = PipedInput(sys.stdin.buffer)
         notes.print("/help lists the commands, /exit ends", style="dim")
         while (text := lines.read()) is not None:
             if not text.startswith("/"):

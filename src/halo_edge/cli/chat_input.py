@@ -7,7 +7,7 @@ or it is pasted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, TextIO
+from typing import BinaryIO, Final
 
 from halo_edge.cli.prompt import MAX_TEXT_BYTES
 from halo_edge.errors import HaloError
@@ -33,30 +33,32 @@ def turn_of(text: str) -> str:
 class PipedInput:
     """Without a terminal."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream.buffer
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
 
     def read(self) -> str | None:
         """The next turn or command that is not empty; None at the end. Raises `HaloError` for what
         is no text."""
-        while (typed := self._lines()) is not None:
-            if turn := turn_of(typed):
+        while lines := self._lines():
+            if turn := turn_of("".join(lines)):
                 return turn
         return None
 
-    def _lines(self) -> str | None:
-        typed, room = "", MAX_TEXT_BYTES
+    def _lines(self) -> list[str]:
+        lines: list[str] = []
+        room = MAX_TEXT_BYTES
         while line := self._stream.readline(room + 1):
             room -= len(line)
             if room < 0:
                 raise HaloError(f"a turn is longer than {MAX_TEXT_BYTES >> 20} MB; say less")
             try:
-                typed += line.decode()
+                lines.append(line.decode())
             except UnicodeDecodeError:
                 raise HaloError("standard input is not UTF-8 text; convert it") from None
-            if is_complete(typed.strip()):
-                return typed
-        return typed or None
+            # Not of the whole turn, which may be a long one.
+            if is_complete((lines[0].strip()[:3] if len(lines) > 1 else "") + lines[-1].strip()):
+                break
+        return lines
 
 
 class TerminalInput:

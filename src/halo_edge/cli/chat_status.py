@@ -19,12 +19,17 @@ def devices_line(overview: Overview | None) -> str:
     """How many take part, and the worst loss on their links."""
     if overview is None:
         return "1 device"
-    count = sum(device.state is State.IN_USE for device in overview.devices)
+    count = in_use(overview)
     line = "1 device" if count == 1 else f"{count} devices"
     silent = [device.name for device in overview.devices if device.state is State.AWAY]
     if silent:
         line += f", {', '.join(silent)} away"
     return line + worst_loss(overview)
+
+
+def in_use(overview: Overview) -> int:
+    """How many devices compute at present."""
+    return sum(device.state is State.IN_USE for device in overview.devices)
 
 
 def worst_loss(overview: Overview) -> str:

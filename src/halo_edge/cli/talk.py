@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Final
 
 from halo_edge.cli.chat_screen import Screen
-from halo_edge.cli.chat_status import DeviceWatch, devices_line, status_line, worst_loss
+from halo_edge.cli.chat_status import DeviceWatch, devices_line, in_use, status_line, worst_loss
 from halo_edge.cli.conversation import Conversation
 from halo_edge.cli.generate import generator_of, stream
 from halo_edge.cli.prompt import chat_tokens
@@ -118,11 +118,11 @@ class Talk:
             screen.note("the answer is cut off: the context is full; /clear begins anew")
 
     def _summary(self, generation: Generation, marks: Marks) -> str:
-        line = summary(figures(self.session, generation, marks))
-        overview = self.overview()
-        if overview is not None and marks.spent is not None:
-            line += f"{worst_loss(overview)}, {marks.spent.nats:.4f} nats"
-        return line
+        fields, overview = figures(self.session, generation, marks), self.overview()
+        if overview is None or marks.spent is None:
+            return summary(fields)
+        fields["devices"] = in_use(overview)  # of the plan some may have left
+        return f"{summary(fields)}{worst_loss(overview)}, {marks.spent.nats:.4f} nats"
 
     def _limited(self, generation: Generation) -> bool:
         """Whether the answer is as long as it was to be at the most."""

@@ -32,13 +32,18 @@ def metrics_router(metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     # Not `async`: reading takes a few milliseconds, in which no token should wait to be sent.
-    @router.get("/metrics", response_class=Response, summary="Metrics, for Prometheus")
+    @router.get(
+        "/metrics",
+        summary="Metrics, for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
+    )
     def read(request: Request) -> Response:
         # Their own `choose_encoder` fails over a version that is none.
         if "application/openmetrics-text" in request.headers.get("accept", ""):
             page = openmetrics.generate_latest(metrics.registry)  # type: ignore[no-untyped-call]
             return Response(page, headers={"content-type": openmetrics.CONTENT_TYPE_LATEST})
         page = exposition.generate_latest(metrics.registry)
-        return Response(page, headers={"content-type": exposition.CONTENT_TYPE_LATEST})
+        return Response(page, headers={"content-type": exposition.CONTENT_TYPE_PLAIN_0_0_4})
 
     return router
