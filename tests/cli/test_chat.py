@@ -140,7 +140,7 @@ def test_ctrl_c_stops_the_answer_and_nothing_else(slow_chat: OnTerminal) -> None
 
 def test_history_is_there_for_the_next_chat(chat_model: Path, environment: dict[str, str]) -> None:
     arguments = ["-m", str(chat_model), "-w", "0", "-n", "3"]
-    for keys in ('"""what was\rsaid"""\r', "\x1b[A\x1b[A\r"):  # typed; then with the arrow keys
+    for keys in ("what was\\\rsaid\r", "\x1b[A again\r"):  # typed; recalled with the arrow up
         chat = OnTerminal(arguments, environment)
         try:
             chat.until(PROMPT)
@@ -152,7 +152,8 @@ def test_history_is_there_for_the_next_chat(chat_model: Path, environment: dict[
         finally:
             chat.close()
     (path,) = Path(environment["XDG_STATE_HOME"]).rglob("chat_history")
-    assert path.read_text().splitlines()[-2:] == [r'"\"\"\"what was\nsaid\"\"\""'] * 2
+    first, second = path.read_text().splitlines()[-2:]
+    assert (first, second) == (r'"what was\\\nsaid"', r'"what was\\\nsaid again"')
 
 
 # With a pipe

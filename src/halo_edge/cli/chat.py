@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 
@@ -26,6 +27,7 @@ def chat(
     """Talk with the model. /help lists the commands; Ctrl-C stops an answer; Ctrl-D ends."""
     params = sampling.params()
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    on_terminal = on_terminal and os.environ.get("TERM", "dumb") != "dumb"
     screen = TerminalScreen() if on_terminal else PlainScreen()
     with ExitStack() as stack:
         session = stack.enter_context(compute_session(options, ctx, screen.note))
