@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from halo_edge.cluster.membership import Came, Left
 from halo_edge.cluster.messages import CONTROL_VERSION, WorkerInfo
 from halo_edge.cluster.planner import Planned, Workers
-from halo_edge.cluster.replanner import Came, Left, Replanner
+from halo_edge.cluster.replanner import Replanner
 from halo_edge.errors import HaloError
 from halo_edge.plan.plan import Plan, split
 from halo_edge.sync.ids import DeviceId
@@ -58,6 +59,7 @@ class Cluster:
             self._carry_out,
             self.told.append,
         )
+        self.replanner.follow()
 
     def until(self, happened: Callable[[], bool]) -> None:
         with self._changed:

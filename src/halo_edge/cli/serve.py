@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from typer import Option
 
-from halo_edge.cli.compute import compute_session
+from halo_edge.cli.compute import compute_session, note
 from halo_edge.cli.console import notes
 from halo_edge.cli.options import ComputeOptions, Context
 from halo_edge.cli.prompt import text_file
@@ -87,20 +87,33 @@ def serve(
     from halo_edge.serve.app import create_app
     from halo_edge.serve.auth import ApiKeys
     from halo_edge.serve.closing import Closing
+    from halo_edge.serve.dashboard.dashboard import Dashboard
+    from halo_edge.serve.events import Events
     from halo_edge.serve.health import cluster_health
     from halo_edge.serve.service import Service
 
-    with server.listening(host, port) as sock, compute_session(options, ctx) as session:
+    events = Events()
+
+    def tell(line: str) -> None:
+        note(line)
+        events.tell(line)
+
+    with (
+        server.listening(host, port) as sock,
+        compute_session(options, ctx, tell) as session,
+    ):
         served = _served(options.model, session)
-        listeners: list[Listener] = []
-        routers: list[APIRouter] = []
+        api_keys = ApiKeys(keys)
         closing = Closing()
+        dashboard = Dashboard(session, served.name, events, lambda: service.load)
+        listeners: list[Listener] = [dashboard.feed]
+        routers: list[APIRouter] = [dashboard.router(api_keys, closing)]
         service = Service(session, listeners=listeners, max_waiting=max_queue)
         app = create_app(
             service,
             served,
             cluster_health(session.cluster),
-            keys=ApiKeys(keys),
+            keys=api_keys,
             closing=closing,
             routers=routers,
         )

@@ -12,9 +12,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from halo_edge.cluster.membership import Came, Left
 from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.planner import Planned, Planner, Workers, shares_in_words
 from halo_edge.errors import HaloError
@@ -34,23 +34,12 @@ MAX_EVENTS: Final = 4 * MAX_WORKERS
 CarryOut = Callable[[Plan, Workers], None]
 
 
-@dataclass(frozen=True)
-class Came:
-    """A worker of that name is there."""
-
-    worker: str
-
-
-@dataclass(frozen=True)
-class Left:
-    """It is there no more."""
-
-    worker: str
-
-
 class Replanner:
     """`ask` gets a worker's description. `carry_out` makes a plan with these workers the one in
-    use. Both may raise `HaloError`. `tell` is given a line for the user."""
+    use. Both may raise `HaloError`. `tell` is given a line for the user.
+
+    Its thread starts with `follow`, or `plan_and_follow`.
+    """
 
     def __init__(
         self,
@@ -61,26 +50,30 @@ class Replanner:
         ask: Callable[[str], WorkerInfo],
         carry_out: CarryOut,
         tell: Callable[[str], None],
-        first: Planned | None = None,
     ) -> None:
-        """`session`: the root's. `workers`: of `plan`, which is in use. `first`: a plan that was
-        made for them already, and the user told of; it takes its place."""
+        """`session`: the root's. `workers`: that are there. `plan`: in use."""
         self._session = session
         self._workers = dict(workers)
         self._numbers = {worker.worker: device for device, worker in workers.items()}
         self._members = tuple(workers)
         self._plan = plan
-        self._ready = {DeviceId(device) for device in plan.workers}
+        self._ready = _parts(plan)
         self._planner = planner
         self._ask = ask
         self._carry_out = carry_out
         self._tell = tell
         self._events: queue.Queue[Came | Left | None] = queue.Queue(MAX_EVENTS)
         self._admission = Admission(workers)
-        self._first = first
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="replanner", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def follow(self) -> None:
+        """From now on; the plan in use was made for these workers."""
+        self._start(self._follow)
+
+    def plan_and_follow(self) -> None:
+        """From now on; the plan in use is one without them, until there is a better one."""
+        self._start(self._plan_and_follow)
 
     def put(self, event: Came | Left) -> None:
         """Any thread may. What is more than anybody causes is not heard of."""
@@ -97,17 +90,36 @@ class Replanner:
         self._closed = True
         with contextlib.suppress(queue.Full):  # then there is something to wake it
             self._events.put_nowait(None)
-        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
 
-    def _run(self) -> None:
+    def _start(self, run: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                run()
+            except Exception:
+                if not self._closed:  # what fails at the end is that the control plane has gone
+                    raise
+
+        self._thread = threading.Thread(target=guarded, name="replanner", daemon=True)
+        self._thread.start()
+
+    def _plan_and_follow(self) -> None:
+        workers = self._chosen(self._members)
         try:
-            first = self._first
-            if first is not None:
-                self._make(self._chosen(self._members), lambda: first)
-            self._follow()
-        except Exception:
-            if not self._closed:  # what fails at the end is that the control plane has gone
-                raise
+            made = self._planner.plan(workers)
+            self._tell(in_words("plan", made, workers))
+            # Also where its shares are those in use: in a plan that lasts weights are repacked.
+            self._carry_out(made.plan, workers)
+        except HaloError as error:
+            self._failed(error)
+            self._members = ()
+            for device in workers:  # they are wanted, when it is time to try again
+                self._admission.came(device, has_part=False)
+        else:
+            self._ready = _parts(made.plan)
+            self._in_use(made.plan, workers)
+        self._follow()
 
     def _follow(self) -> None:
         while not self._closed:
@@ -164,21 +176,30 @@ class Replanner:
         """A plan with these workers."""
         try:
             made = plan()
-            parts = {DeviceId(device) for device in made.plan.workers}
+            parts = _parts(made.plan)
             if _shares(made.plan) != _shares(self._plan) or not parts <= self._ready:
                 self._carry_out(made.plan, workers)
                 self._ready = parts
-                if made is not self._first:
-                    self._tell(in_words("a new plan", made, workers))
+                self._tell(in_words("a new plan", made, workers))
         except HaloError as error:
-            self._admission.failed(time.monotonic())
-            self._planner.planned(time.monotonic())  # not again at once
-            if not self._closed:
-                self._tell(f"no new plan yet: {error}")
-            return
-        self._plan, self._members = made.plan, tuple(workers)
+            self._failed(error)
+        else:
+            self._in_use(made.plan, workers)
+
+    def _failed(self, error: HaloError) -> None:
+        self._admission.failed(time.monotonic())
+        self._planner.planned(time.monotonic())  # not again at once
+        if not self._closed:
+            self._tell(f"no new plan yet: {error}")
+
+    def _in_use(self, plan: Plan, workers: Workers) -> None:
+        self._plan, self._members = plan, tuple(workers)
         self._admission.planned(frozenset(workers), time.monotonic())
         self._planner.planned(time.monotonic())
+
+
+def _parts(plan: Plan) -> set[DeviceId]:
+    return set(map(DeviceId, plan.workers))
 
 
 def _shares(plan: Plan) -> dict[int, range]:

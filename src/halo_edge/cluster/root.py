@@ -9,45 +9,37 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
 from uuid import uuid4
 
 import zenoh
 
-from halo_edge.cluster import control, tcp, udp
-from halo_edge.cluster.addresses import local_address_towards
-from halo_edge.cluster.assigning import Terms, address_of
-from halo_edge.cluster.discovery import check_usable, check_version, describe
-from halo_edge.cluster.epoch import Epoch
+from halo_edge.cluster.assigning import Terms
+from halo_edge.cluster.discovery import check_usable
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.limits import read_limits
-from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.live_scheduling import live_scheduling
-from halo_edge.cluster.messages import (
-    Transport,
-    WorkerInfo,
-)
+from halo_edge.cluster.membership import Came, Left, Membership
+from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.overview import Members, Overview, Own, overview_of
-from halo_edge.cluster.planner import FixedShares, Planned, Planner, Workers, check_split
+from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
-from halo_edge.cluster.replanner import Came, Left, Replanner, in_words
+from halo_edge.cluster.replanner import Replanner, in_words
+from halo_edge.cluster.root_end import RootEnd
 from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.rounds_ffn import RoundsFfn
+from halo_edge.cluster.rounds_options import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.scheduling import Outlook, Scheduling
 from halo_edge.cluster.shard_server import serve_shards
 from halo_edge.cluster.trace_fetch import DeviceTrace, fetch_trace
 from halo_edge.compute.activations import Activations, StepInputs
-from halo_edge.compute.requantise import DownType
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
-from halo_edge.compute.wire import Wire, WireCodec
+from halo_edge.compute.wire import WireCodec
 from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
-from halo_edge.groups.placement import Placement, placed
-from halo_edge.groups.profile import Floats, Profile
+from halo_edge.groups.placement import placed
+from halo_edge.groups.profile import Floats
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.plan.plan import Plan
@@ -56,41 +48,7 @@ from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.statistics import Statistics
 
-DEFAULT_STALL_TIMEOUT_S: Final = 10.0
-
-
-@dataclass(frozen=True)
-class RoundsOptions:
-    """Who holds what, and how the rounds are carried.
-
-    `split`: relative shares, the root's first; None: see `scheduled`. `wrap_link`: puts something
-    between the rounds and the network, such as `--impair`. `relax`: how far rounds go on without
-    what is late or lost. `profile`: gives the neurons their order, changed by `placement`, and
-    `down` is what it makes of ffn_down; None: the model file's order. `shards`: where packed shards
-    are kept; None: in the user's cache. `scheduled`: without a `split` shares are what the
-    scheduler makes of the devices, and follow what they turn out to be; else alike.
-    """
-
-    wire: Wire = Wire.MIXED
-    transport: Transport = Transport.UDP
-    split: Sequence[float] | None = None
-    wrap_link: Callable[[RootLink], RootLink] | None = None
-    stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
-    relax: RelaxOptions = field(default_factory=RelaxOptions)
-    profile: Profile | None = None
-    placement: Placement = Placement.CRITICAL
-    placement_seed: int = 0
-    down: DownType = DownType.Q8_0
-    shards: Path | None = None
-    scheduled: bool = True
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """What a session begins with."""
-
-    plan: Plan
-    epoch: Epoch
+__all__ = ["DEFAULT_STALL_TIMEOUT_S", "Cluster", "RoundsOptions"]
 
 
 class Cluster:
@@ -119,16 +77,14 @@ class Cluster:
         self._options = options
         self._gguf = gguf
         self._params = params
-        self._left: set[str] = set()
-        self._link: RootLink | None = None
-        self._udp: udp.UdpRootLink | None = None
+        self._end: RootEnd | None = None
         self._epochs: Epochs | None = None
         self._gather: RoundsFfn | None = None
         self._replanner: Replanner | None = None
         self._scheduled: Scheduling | None = None
         self._tell = tell
-        self._loading: frozenset[DeviceId] = frozenset()
         self._heard: Mapping[DeviceId, WorkerInfo] = {}
+        self._loading: frozenset[DeviceId] = frozenset()
         self.noticed: Callable[[Came | Left], None] = lambda _: None
         """Is told, in whatever thread, which workers come and go."""
         self.workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
@@ -140,30 +96,20 @@ class Cluster:
         self.packing = Packing(gguf, params, profile, options.down, options.shards)
         self._plan: Plan | None = None
         serve_shards(self.packing.store, session, cluster, self.name, progress)
-        self._token = session.liveliness().declare_token(control.root_key(cluster, self.name))
-        key = control.worker_key(cluster, "*")
-        self._watch = session.liveliness().declare_subscriber(key, self._on_liveliness)
+        self._membership = Membership(session, cluster, self.name, self._changed)
 
     def gather(
         self, runtime: Runtime, activations: Activations, inputs: StepInputs, tracer: Tracer
     ) -> RoundsFfn:
-        """Hand the workers their shards and open the link: the FFN for an engine.
+        """Open the link, and hand the workers their shards: the FFN for an engine. A root that can
+        do without them begins at once, and they are measured and loaded meanwhile.
 
         `inputs`: whose tokens each step has. The workers record where their time goes if `tracer`
         does. Raises `HaloError` for a worker that refuses, or does not answer.
         """
         options, wire = self._options, self._options.wire
-        limits = read_limits()
-        self._own = Own(socket.gethostname(), runtime.threads, limits.memory_bytes)
-        addresses = {device: address_of(worker) for device, worker in self.workers.items()}
-        if options.transport is Transport.UDP:
-            # One interface only where that reaches all workers, such as loopback.
-            towards = {local_address_towards(address) for address, _ in addresses.values()}
-            sock = udp.bind(towards.pop() if len(towards) == 1 else "0.0.0.0", 0)
-            root_port = sock.getsockname()[1]
-            max_payload, window = udp.MAX_PAYLOAD, udp.window(sock, len(addresses))
-        else:
-            root_port, max_payload, window = 0, tcp.MAX_PAYLOAD, udp.MAX_WINDOW
+        self._own = Own(socket.gethostname(), runtime.threads, read_limits().memory_bytes)
+        self._end = end = RootEnd(options.transport, self.workers)
         x_codec = WireCodec(wire.x, self._params.hidden)
         encoder = x_codec.encoder(activations.x)
         layout = round_layout(
@@ -171,15 +117,15 @@ class Cluster:
             WireCodec(wire.partial, self._params.hidden),
             n_layers=self._params.n_layers,
             max_tokens=activations.max_tokens,
-            max_payload=max_payload,
-            window=window,
+            max_payload=end.max_payload,
+            window=end.window,
         )
         terms = Terms(
             cluster=self._cluster,
             session=self.name,
             key=os.urandom(32),
             layout=layout,
-            root_port=root_port,
+            root_port=end.port,
             transport=options.transport,
             wire=wire,
             width=self._params.hidden,
@@ -195,23 +141,24 @@ class Cluster:
             encoder,
             options.stall_timeout_s,
         )
-        scheduling = self._scheduling(runtime.threads)
+        scheduling = self._scheduling(runtime.threads, inputs.max_kv)
         planner: Planner = scheduling or FixedShares(self.packing.shape, options.split)
-        made = planner.plan(self.workers)
-        self._plan = made.plan
-        if scheduling is not None:
-            self._tell(in_words("plan", made, self.workers))
-        begun = self._begin(epochs, made, scheduling)
-        link: RootLink
-        if options.transport is Transport.UDP:
-            link = self._udp = udp.UdpRootLink(sock, addresses)
+        # Over TCP workers cannot come later.
+        alone = scheduling.alone() if scheduling is not None and end.may_change else None
+        if alone:
+            self._plan = alone
+            self._loading = frozenset(self.workers)
+            epoch = epochs.alone(alone)
         else:
-            link = tcp.TcpRootLink(addresses)
-        self._link = link = options.wrap_link(link) if options.wrap_link is not None else link
+            made = planner.plan(self.workers)
+            self._plan = made.plan
+            if scheduling is not None:
+                self._tell(in_words("plan", made, self.workers))
+            epoch = epochs.make(made.plan, self._with_part(made.plan, self.workers))
         self._gather = RoundsFfn(
-            begun.epoch,
+            epoch,
             options.relax,
-            link,
+            end.open(options.wrap_link),
             encoder,
             Rows.f32(activations.ffn),
             self._lost,
@@ -220,28 +167,21 @@ class Cluster:
         if scheduling is not None:
             scheduling.rounds = self._gather
             self._scheduled = scheduling
-        if self._udp is not None:  # over TCP workers cannot come and go
+        if end.may_change:
             self._replanner = Replanner(
                 self.name,
                 self.workers,
-                begun.plan,
+                self._plan,
                 planner,
                 self._ask,
                 self._replan,
                 self._tell,
-                made if begun.plan is not made.plan else None,
             )
+            if alone:
+                self._replanner.plan_and_follow()
+            else:
+                self._replanner.follow()
         return self._gather
-
-    def _begin(self, epochs: Epochs, made: Planned, scheduling: Scheduling | None) -> _Begun:
-        """With the plan that was made; or, where the root can do without others until they have
-        their parts, at once."""
-        workers = self._with_part(made.plan, self.workers)
-        if scheduling is not None and workers and self._options.transport is Transport.UDP:
-            alone = scheduling.alone()
-            if alone is not None:
-                return _Begun(alone.plan, epochs.alone(alone.plan))
-        return _Begun(made.plan, epochs.make(made.plan, workers))
 
     @property
     def plan(self) -> Plan:
@@ -267,6 +207,8 @@ class Cluster:
         Raises `HaloError` for what takes a profile and has none.
         """
         self._opened().relax(options)
+        if self._scheduled is not None:
+            self._scheduled.relax(options.kl_budget)
 
     def open_account(self, sequence: int, nats_per_token: float) -> None:
         """A sequence of the engine's, about to begin, has a budget of its own. In the engine's
@@ -307,24 +249,24 @@ class Cluster:
 
     def hear(self) -> None:
         """Ask the workers in use how they are, for `overview`. It may take seconds."""
-        rounds, heard = self._opened(), {}
+        rounds, membership, heard = self._opened(), self._membership, {}
         for device, name in rounds.ready.items():
-            if device not in rounds.away and name not in self._left:
+            if device not in rounds.away and not membership.has_left(name):
                 with contextlib.suppress(HaloError):  # they may be on their way out
-                    key = control.worker_key(self._cluster, name)
-                    heard[device] = describe(self._session, key)
+                    heard[device] = membership.ask(name)
         self._heard = heard
 
     def overview(self) -> Overview:
         """What is known of the session and its devices. Any thread may ask."""
-        rounds = self._opened()
+        rounds, left = self._opened(), self._membership.has_left
         known = self._replanner.known if self._replanner is not None else {}
+        known = {**self.workers, **known, **self._heard}
         members = Members(
-            {**self.workers, **known, **self._heard},
+            known,
             rounds.ready,
             self._loading,
             rounds.away,
-            frozenset(self._left),
+            {worker.worker for worker in known.values() if left(worker.worker)},
         )
         return overview_of(self.plan, self.packing.shape, members, rounds, self._own)
 
@@ -340,10 +282,9 @@ class Cluster:
         """Let the workers go: they wait for another root."""
         if self._replanner is not None:
             self._replanner.close()
-        if self._link is not None:
-            self._link.close()
-        self._watch.undeclare()  # type: ignore[no-untyped-call]
-        self._token.undeclare()  # type: ignore[no-untyped-call]
+        if self._end is not None:
+            self._end.close()
+        self._membership.close()
 
     def __enter__(self) -> Cluster:
         return self
@@ -358,20 +299,19 @@ class Cluster:
 
     def _replan(self, plan: Plan, workers: Workers) -> None:
         """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
-        assert self._epochs is not None and self._udp is not None
+        assert self._epochs is not None and self._end is not None
         workers = self._with_part(plan, workers)
         self._loading = frozenset(workers)
         try:
             epoch = self._epochs.make(plan, workers)
         finally:
             self._loading = frozenset()
-        for device, worker in workers.items():
-            self._udp.reach(device, address_of(worker))
+        self._end.reach(workers)
         self._plan = plan
         self.workers = {**self.workers, **workers}
         self._opened().adopt(epoch)
 
-    def _scheduling(self, threads: int) -> Scheduling | None:
+    def _scheduling(self, threads: int, kv_cells: int) -> Scheduling | None:
         options = self._options
         if not options.scheduled or options.split is not None:
             return None
@@ -383,6 +323,7 @@ class Cluster:
             options.wire,
             options.relax,
             threads,
+            kv_cells,
             self._ask,
         )
 
@@ -393,28 +334,18 @@ class Cluster:
 
     def _ask(self, name: str) -> WorkerInfo:
         """Raises `HaloError` for a worker that does not answer, or cannot be used from here."""
-        worker = describe(self._session, control.worker_key(self._cluster, name))
-        if worker.worker != name:
-            raise HaloError(f"worker {name} says that it is {worker.worker}")
-        check_version(worker)
-        towards = local_address_towards(address_of(worker)[0])
-        assert self._udp is not None
-        if not self._udp.reaches(towards):
+        worker = self._membership.ask(name)
+        assert self._end is not None
+        if not self._end.hears(worker):
             raise HaloError(f"worker {name} is on another network than the others")
         return worker
 
     def _lost(self) -> str | None:
         """A worker in use that has left."""
-        left = self._left
-        return next((name for name in self.members.values() if name in left), None)
+        left = self._membership.has_left
+        return next((name for name in self.members.values() if left(name)), None)
 
-    def _on_liveliness(self, sample: zenoh.Sample) -> None:
-        worker = str(sample.key_expr).rsplit("/", 1)[-1]
-        gone = sample.kind == zenoh.SampleKind.DELETE
-        if not gone:
-            self._left.discard(worker)
-        elif any(worker == known.worker for known in self.workers.values()):
-            self._left.add(worker)
-        self.noticed(Left(worker) if gone else Came(worker))
+    def _changed(self, event: Came | Left) -> None:
+        self.noticed(event)
         if self._replanner is not None:
-            self._replanner.put(Left(worker) if gone else Came(worker))
+            self._replanner.put(event)

@@ -47,7 +47,8 @@ class Matrix(NamedTuple):
 class Workload:
     """`prompt`, `answer`: tokens. `kl_budget`: nats a token within which a round need not wait for
     what is lost; of use only where a calibration says how critical neuron groups are.
-    `max_copies`: how often a chunk may travel at once. Raises ValueError for what makes no
+    `max_copies`: how often a chunk may travel at once. `cells`: that the root's KV cache has; None:
+    as many as it takes. Raises ValueError for what makes no
     sense."""
 
     shape: ModelShape
@@ -57,6 +58,7 @@ class Workload:
     kl_budget: float = 0.0
     criticality: Criticality | None = None
     max_copies: int = MAX_COPIES
+    cells: int | None = None
 
     def __post_init__(self) -> None:
         if self.prompt < 1 or self.answer < 1 or self.max_copies < 1 or not self.kl_budget >= 0:
@@ -72,6 +74,11 @@ class Workload:
     def context(self) -> int:
         """Tokens that a decoded token looks at, on average over the answer."""
         return self.prompt + (self.answer + 1) // 2
+
+    @property
+    def kv_cells(self) -> int:
+        """For which the root has memory."""
+        return self.prompt + self.answer if self.cells is None else self.cells
 
     @property
     def prefill_steps(self) -> tuple[int, ...]:

@@ -37,7 +37,8 @@ def create_app(
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """`routers`: of further pages, such as /metrics and the dashboard."""
-    keys, closing = keys or ApiKeys(), closing or Closing()
+    keys = ApiKeys() if keys is None else keys
+    closing = Closing() if closing is None else closing
     prompts = Prompts(served)
     backend = Backend(
         served,

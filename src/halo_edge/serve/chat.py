@@ -100,6 +100,8 @@ class Chats:
         turns = [_Turn(chat.with_tools) for _ in range(left)]
         async for i, piece in chat.answers.pieces():
             text, calls = turns[i].take(piece)
+            for number, call in enumerate(calls, turns[i].called - len(calls)):
+                call.index = number
             logprobs = None
             if chat.request.logprobs:
                 logprobs = of_chat(self._served.tokenizer, piece.tokens)
@@ -185,7 +187,7 @@ class _Turn:
 
     def __init__(self, with_tools: bool) -> None:
         self._reader = ToolReader() if with_tools else None
-        self._called = 0
+        self.called = 0
 
     def take(self, piece: Piece) -> tuple[str, list[schemas.AnswerToolCall]]:
         if self._reader is None:
@@ -193,20 +195,18 @@ class _Turn:
         text, calls = self._reader.push(piece.text)
         if piece.finish is not None:
             text += self._reader.flush()
-        answers = [_answer(call, self._called + i) for i, call in enumerate(calls)]
-        self._called += len(calls)
-        return text, answers
+        self.called += len(calls)
+        return text, list(map(_answer, calls))
 
     def finish(self, reason: FinishReason) -> schemas.Finish:
-        if self._called and reason is FinishReason.STOP:
+        if self.called and reason is FinishReason.STOP:
             return "tool_calls"
         return "stop" if reason is FinishReason.STOP else "length"
 
 
-def _answer(call: ToolCall, index: int) -> schemas.AnswerToolCall:
+def _answer(call: ToolCall) -> schemas.AnswerToolCall:
     arguments = json.dumps(call.arguments, ensure_ascii=False)
     return schemas.AnswerToolCall(
-        index=index,
         id=f"call_{uuid4().hex[:24]}",
         type="function",
         function=schemas.AnswerFunction(name=call.name, arguments=arguments),

@@ -171,7 +171,9 @@ class AnswerFunction(BaseModel):
 
 
 class AnswerToolCall(BaseModel):
-    index: int = 0  # only in chunks
+    """`index`: only in chunks."""
+
+    index: int | None = None
     id: str
     type: Literal["function"]
     function: AnswerFunction

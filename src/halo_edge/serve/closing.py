@@ -6,12 +6,13 @@ import asyncio
 
 
 class Closing:
-    """False until the server is being stopped. Of one event loop."""
+    """Has not begun until the server is being stopped. Of one event loop."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def __bool__(self) -> bool:
+    @property
+    def begun(self) -> bool:
         return self._event.is_set()
 
     def begin(self) -> None:

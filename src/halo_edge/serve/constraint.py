@@ -93,9 +93,9 @@ def json_grammar(schema: Mapping[str, object]) -> str:
         raise HaloError(_first_line(str(error))) from None
 
 
-def bounded(schema: Mapping[str, object]) -> dict[str, object]:
+def bounded(schema: Mapping[str, object], whitespace: str = _WHITESPACE) -> dict[str, object]:
     """That schema with our own wishes to llguidance, and none of the client's."""
-    return {**schema, "x-guidance": {"whitespace_pattern": _WHITESPACE, "lenient": False}}
+    return {**schema, "x-guidance": {"whitespace_pattern": whitespace, "lenient": False}}
 
 
 def _limits() -> LLParserLimits:

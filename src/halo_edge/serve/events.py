@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from halo_edge.cluster.replanner import Came, Left
+from halo_edge.cluster.membership import Came, Left
 
 KEPT: Final = 100
 _MAX_TEXT: Final = 500

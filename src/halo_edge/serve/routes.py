@@ -93,7 +93,7 @@ def api_routes(backend: Backend) -> APIRouter:
     )
 
     def admit(name: str | None) -> None:
-        if backend.closing:
+        if backend.closing.begun:
             raise ApiError(503, "the server is being stopped", retry_after_s=5)
         if name is not None and name != served.name:
             raise _no_model(name, served.name)
@@ -176,7 +176,7 @@ def health_route(health: Callable[[], Health], closing: Closing) -> APIRouter:
     )
     async def check() -> Response:
         now = health()
-        if closing:
+        if closing.begun:
             now = Health(Status.NOT_READY, "the server is being stopped")
         body = HealthBody(status=now.status.value, reason=now.reason)
         return JSONResponse(body.model_dump(), 503 if now.status is Status.NOT_READY else 200)

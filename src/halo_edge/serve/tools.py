@@ -25,6 +25,8 @@ from halo_edge.serve.served import Served
 _BEGIN: Final = "<tool_call>"
 _END: Final = "</tool_call>"
 _PROBE: Final = "halo_probe"
+_WHITESPACE: Final = r"\x20?"
+"""As models are trained to write calls."""
 
 
 def why_no_tools(served: Served) -> str | None:
@@ -91,7 +93,7 @@ def _call_begin(function: FunctionDefinition) -> str:
 
 
 def _arguments(function: FunctionDefinition) -> dict[str, object]:
-    return bounded({"type": "object", **(function.parameters or {})})
+    return bounded({"type": "object", **(function.parameters or {})}, _WHITESPACE)
 
 
 class ToolReader:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from halo_edge.serve.closing import Closing
 from halo_edge.serve.dashboard.heat import Heat, Picture, Scale
 from halo_edge.serve.dashboard.rates import SECONDS, Rates, Second
 from halo_edge.serve.request import Answered, Request
@@ -104,13 +105,12 @@ class Feed:
             self._frame = msgspec.json.encode(Frame(second, rates, self._changed(now), picture))
         return self._frame
 
-    async def listen(self) -> AsyncIterator[bytes]:
-        """Server-sent events, for as long as they are taken."""
+    async def listen(self, closing: Closing) -> AsyncIterator[bytes]:
+        """Server-sent events, for as long as they are taken, and the server is not stopped."""
         self.listeners += 1
         try:
             yield _event(self.first())
-            while True:
-                await asyncio.sleep(INTERVAL_S)
+            while not await _within(INTERVAL_S, closing.wait()):
                 self._hear()
                 yield _event(self.frame())
         finally:
@@ -134,6 +134,15 @@ class Feed:
         if now >= self._hear_at and (self._hearing is None or self._hearing.done()):
             self._hear_at = now + HEAR_S
             self._hearing = asyncio.create_task(asyncio.to_thread(self._view.hear))
+
+
+async def _within(seconds: float, end: Coroutine[Any, Any, None]) -> bool:
+    """Whether it came; waits for no longer."""
+    try:
+        await asyncio.wait_for(end, seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _event(data: bytes) -> bytes:

@@ -7,15 +7,17 @@ whatever guards the API.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Final
+from typing import Final
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
+from halo_edge.serve.auth import ApiKeys
+from halo_edge.serve.closing import Closing
 from halo_edge.serve.dashboard.feed import Feed
+from halo_edge.serve.errors import ApiError
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -43,8 +45,8 @@ class _File:
     etag: str
 
 
-def dashboard_router(feed: Feed, guards: Sequence[Any] = ()) -> APIRouter:
-    """`guards`: dependencies of fastapi's (`Depends`) that the feed is behind, such as API keys."""
+def dashboard_router(feed: Feed, keys: ApiKeys, closing: Closing) -> APIRouter:
+    """`keys`: of those who may see the feed."""
     files = _files()
     router = APIRouter(include_in_schema=False)
 
@@ -61,14 +63,14 @@ def dashboard_router(feed: Feed, guards: Sequence[Any] = ()) -> APIRouter:
     async def page(request: Request) -> Response:
         return send(request, _PAGE)
 
-    @router.get("/dashboard/feed", dependencies=list(guards))
+    @router.get("/dashboard/feed", dependencies=[Depends(keys)])
     async def live() -> Response:
         if feed.full:
-            raise HTTPException(
-                503, "too many dashboards are open; close one", {"Retry-After": "10"}
-            )
+            raise ApiError(503, "too many dashboards are open; close one", retry_after_s=10)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(feed.listen(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            feed.listen(closing), media_type="text/event-stream", headers=headers
+        )
 
     @router.get("/dashboard/{name:path}")
     async def file(request: Request, name: str) -> Response:

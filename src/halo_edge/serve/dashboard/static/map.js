@@ -11,7 +11,8 @@ const STYLES = [
   { kind: "dot", width: 20, height: 20, letters: 0, labels: false },
 ];
 const GAP = 8;
-const LABEL = { width: 116, height: 20 };
+// Of a link: on one line, or, where the map is narrow, on two.
+const LABELS = { wide: { width: 128, height: 18 }, narrow: { width: 78, height: 32 } };
 const OUT = { "left out": "idle", loading: "idle", away: "gone", left: "gone" };
 
 export class ClusterMap {
@@ -34,16 +35,17 @@ export class ClusterMap {
     if (!root || !width) return;
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.setAttribute("aria-label", inWords(this.devices));
+    const lines = width < 520 ? LABELS.narrow : LABELS.wide;
     let style, places;
     for (style of STYLES) {
       places = around(workers.length, width, height, style);
-      if (!overlap(places, style)) break;
+      if (!overlap(places, style, lines)) break;
     }
     const links = [], nodes = [node(root, places[0], style)], labels = [];
     workers.forEach((worker, i) => {
       const at = places[i + 1];
       links.push(link(worker, places[0], at, style));
-      if (style.labels && !OUT[worker.state]) labels.push(label(worker, places[0], at, style));
+      if (style.labels && !OUT[worker.state]) labels.push(label(worker, places[0], at, lines));
       nodes.push(node(worker, at, style));
     });
     this.svg.replaceChildren(...links, ...nodes, ...labels);
@@ -87,6 +89,8 @@ function filled(places, width, height, style) {
 
 // Angles of n places at equal distances along an ellipse, the first so much of one after `turn`.
 function evenly(n, rx, ry, turn, late) {
+  // For few it is their directions that count.
+  if (n <= 4) return Array.from({ length: n }, (_, i) => turn + (2 * Math.PI * (i + late)) / n);
   const STEPS = 720, lengths = [0];
   const step = (2 * Math.PI) / STEPS;
   for (let i = 0; i < STEPS; i++) {
@@ -102,15 +106,21 @@ function evenly(n, rx, ry, turn, late) {
   return angles;
 }
 
-function overlap(places, style) {
+function overlap(places, style, label) {
   const width = style.width + GAP, height = style.height + GAP;
-  return places.some((a, i) => places.slice(i + 1).some((b) => {
-    // A label between the root and a worker needs room of its own.
-    const room = i === 0 && style.labels ? LABEL : { width: 0, height: 0 };
-    const dx = Math.abs(a.x - b.x) - width, dy = Math.abs(a.y - b.y) - height;
-    return dx < room.width && dy < room.height;
-  }));
+  const touch = (a, b, width, height) =>
+    Math.abs(a.x - b.x) < width && Math.abs(a.y - b.y) < height;
+  const any = (all, width, height) =>
+    all.some((a, i) => all.slice(i + 1).some((b) => touch(a, b, width, height)));
+  if (any(places, width, height)) return true;
+  if (!style.labels) return false;
+  const [root, ...workers] = places;
+  // A label stands halfway between the root and a worker, clear of both and of other labels.
+  return any(workers.map((at) => halfway(root, at)), label.width, label.height) ||
+    workers.some((at) => touch(root, at, width + label.width, height + label.height));
 }
+
+const halfway = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
 
 // The worse of both directions.
 const lossOf = (device) => Math.max(device.plr_to ?? 0, device.plr_from ?? 0);
@@ -129,22 +139,17 @@ function link(worker, from, to, style) {
   });
 }
 
-// Halfway between the borders of both boxes.
-function label(worker, from, to, style) {
-  const dx = to.x - from.x, dy = to.y - from.y;
-  const border = Math.min(
-    dx ? style.width / 2 / Math.abs(dx) : 1, dy ? style.height / 2 / Math.abs(dy) : 1, 0.5,
-  );
-  const at = (border + (1 - border)) / 2;
-  const x = from.x + at * dx, y = from.y + at * dy;
+function label(worker, from, to, room) {
+  const { x, y } = halfway(from, to);
   const time = worker.rtt_ms !== null ? `${figure(worker.rtt_ms, 2)} ms` :
     worker.answer_ms !== null ? `answer ${figure(worker.answer_ms, 2)} ms` : "";
   const lost = worker.plr_to === null ? "" : `${percent(lossOf(worker), 2)} % lost`;
-  const words = [time, lost].filter(Boolean).join(" · ");
-  const wide = 6.1 * words.length + 8;
+  const parts = [time, lost].filter(Boolean);
+  const lines = room === LABELS.narrow ? parts : [parts.join(" · ")];
+  const wide = 6.1 * Math.max(...lines.map((line) => line.length)) + 8, high = 14 * lines.length + 4;
   return shape("g", { class: "link-label" },
-    shape("rect", { x: x - wide / 2, y: y - 9, width: wide, height: 18, rx: 4 }),
-    shape("text", { x, y: y + 4 }, words));
+    shape("rect", { x: x - wide / 2, y: y - high / 2, width: wide, height: high, rx: 4 }),
+    ...lines.map((line, i) => shape("text", { x, y: y - high / 2 + 13 + 14 * i }, line)));
 }
 
 function node(device, at, style) {
