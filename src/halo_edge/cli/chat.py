@@ -30,7 +30,7 @@ def chat(
     on_terminal = on_terminal and os.environ.get("TERM", "dumb") != "dumb"
     screen = TerminalScreen() if on_terminal else PlainScreen()
     with ExitStack() as stack:
-        session = stack.enter_context(compute_session(options, ctx, screen.note))
+        session = stack.enter_context(compute_session(options, ctx, tell=screen.note))
         if session.model.template is None:
             raise HaloError("this model has no chat template; use `halo run --raw`")
         talk = Talk(session, params, system, screen)

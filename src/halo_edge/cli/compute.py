@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -24,9 +25,14 @@ def note(line: str) -> None:
 
 @contextmanager
 def compute_session(
-    options: ComputeOptions, context: int | None, tell: Callable[[str], None] = note
+    options: ComputeOptions,
+    context: int | None,
+    *,
+    tell: Callable[[str], None] = note,
+    kv_bytes: int = 0,
 ) -> Iterator[Session]:
-    """`tell` is given a line for the user when there is a new plan, in any thread.
+    """`tell` is given a line for the user when there is a new plan, in any thread. `kv_bytes`: for
+    the KV cache, where several sequences share it.
 
     Raises `HaloError` for anything that keeps the model or the workers from being used.
 
@@ -37,7 +43,7 @@ def compute_session(
         model, profile = model_path(options.model), None
         if options.several_devices:
             profile = chosen_profile(options.profile, model)
-        session_options = options.session(model, context, profile)
+        session_options = replace(options.session(model, context, profile), kv_bytes=kv_bytes)
         with byte_progress("sending shards") as progress:
             session = stack.enter_context(open_session(session_options, _summed(progress), tell))
         if options.several_devices and profile is None and options.profile is None:
