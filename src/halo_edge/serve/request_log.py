@@ -70,7 +70,7 @@ def request_fields(answered: Answered, model: str) -> dict[str, Value]:
 
 
 def user_hash(user: str) -> str:
-    """The same for the same user, and no way back to a key that nobody can guess."""
+    """The same for the same user, and not who that is."""
     return hashlib.sha256(user.encode()).hexdigest()[:10]
 
 
