@@ -40,9 +40,7 @@ def test_same_seed_same_text(api: Any) -> None:
 
 
 def test_the_choices_of_one_seed_differ(api: Any) -> None:
-    body = api.answer(
-        "chat/completions", messages=HELLO, max_tokens=12, seed=1, n=3, temperature=2
-    )
+    body = api.answer("chat/completions", messages=HELLO, max_tokens=12, seed=1, n=3, temperature=2)
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     assert len({choice["message"]["content"] for choice in body["choices"]}) == 3
     assert 12 < body["usage"]["completion_tokens"] <= 36

@@ -42,9 +42,7 @@ def drawn(api: Any, constraint: Any, rng: np.random.Generator, most: int = 400) 
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_random_tokens_make_what_the_schema_says(
-    api: Any, grammars: Grammars, seed: int
-) -> None:
+def test_random_tokens_make_what_the_schema_says(api: Any, grammars: Grammars, seed: int) -> None:
     tokens = drawn(api, grammars.json(PERSON), np.random.default_rng(seed))
     value = json.loads(api.served.tokenizer.decode(tokens))
     assert list(value) == ["name", "age", "tags"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -19,9 +20,14 @@ from halo_edge.model.pull import DEMO_MODEL, resolve_model
 
 @contextmanager
 def compute_session(
-    options: ComputeOptions, context: int | None, tell: Callable[[str], None] = lambda _: None
+    options: ComputeOptions,
+    context: int | None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    kv_bytes: int = 0,
 ) -> Iterator[Session]:
-    """`tell` is given the lines on plans that the user is shown, too.
+    """`tell` is given the lines on plans that the user is shown, too. `kv_bytes`: for the KV cache,
+    where several sequences share it.
 
     Raises `HaloError` for anything that keeps the model or the workers from being used.
 
@@ -32,7 +38,7 @@ def compute_session(
         model, profile = model_path(options.model), None
         if options.several_devices:
             profile = chosen_profile(options.profile, model)
-        session_options = options.session(model, context, profile)
+        session_options = replace(options.session(model, context, profile), kv_bytes=kv_bytes)
         with byte_progress("sending shards") as progress:
             session = stack.enter_context(
                 open_session(session_options, _summed(progress), _both(_note, tell))

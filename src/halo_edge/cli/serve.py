@@ -13,6 +13,7 @@ from halo_edge.cli.console import notes
 from halo_edge.cli.options import ComputeOptions, Context
 from halo_edge.cli.prompt import text_file
 from halo_edge.cluster.session import Session
+from halo_edge.engine.load import DEFAULT_KV_BYTES
 from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL
 
@@ -77,6 +78,17 @@ def serve(
             help="Requests that may wait; further ones are told to come back later.",
         ),
     ] = DEFAULT_MAX_QUEUE,
+    kv_memory_mb: Annotated[
+        float,
+        Option(
+            "--kv-memory",
+            metavar="MB",
+            min=1.0,
+            rich_help_panel=_SERVER,
+            help="Memory for what running requests, and earlier ones, have computed; at least one "
+            "--ctx.",
+        ),
+    ] = DEFAULT_KV_BYTES / 1e6,
     ctx: Context = None,
     options: ComputeOptions,
 ) -> None:
@@ -94,8 +106,10 @@ def serve(
 
     events = Events()
     with (
-        server.listening(host, port) as sock,
-        compute_session(options, ctx, events.tell) as session,
+        server.bound(host, port) as sock,
+        compute_session(
+            options, ctx, tell=events.tell, kv_bytes=int(kv_memory_mb * 1e6)
+        ) as session,
     ):
         served = _served(options.model, session)
         api_keys = ApiKeys(keys)
@@ -112,6 +126,7 @@ def serve(
             closing=closing,
             routers=routers,
         )
+        server.listen(sock)
         _announce(session, served, server.url_of(sock), keyed=bool(keys))
         if not keys and not host.startswith(_LOOPBACK):
             notes.print(

@@ -108,15 +108,16 @@ class Relaxing:
         `overdue`: everything the round waits for. `otherwise_s`: how long it takes to get a
         device's partial without it.
         """
-        candidates = {}
+        candidates, missing = [], {}
         for late in overdue:
             charges = self._charges(rounds, late)
             wait_s = min(late.expected_s, otherwise_s(late.device))
-            candidates[late.device] = Candidate(late.device, wait_s, charges)
-        chosen = self._choice.choose(list(candidates.values()), self._static)
-        for candidate in chosen:
+            candidates.append(Candidate(late.device, wait_s, charges))
+            missing[late.device] = late.missing
+        for candidate in self._choice.choose(candidates, self._static):
             self.budget.charge(candidate.charges)
-            self._supply(rounds, candidate.device, candidate.nats)
+            # Nothing that was not judged: more may be on its way, of rows that must be exact.
+            self._supply(rounds, candidate.device, missing[candidate.device], candidate.nats)
 
     def learn(self, rounds: RootRounds) -> bool:
         """Take in the partials of the round, which is complete; whether it was its turn."""
@@ -179,7 +180,7 @@ class Relaxing:
     def _static(self, device: DeviceId) -> float:
         return self._damage.static(self._layer, device)
 
-    def _supply(self, rounds: RootRounds, device: DeviceId, nats: float) -> None:
+    def _supply(self, rounds: RootRounds, device: DeviceId, missing: int, nats: float) -> None:
         layer, tokens = self._layer, self._tokens
         surrogate, values = self._surrogates.get(device), self._values[:tokens]
         if surrogate is None:  # it holds no neurons
@@ -187,7 +188,7 @@ class Relaxing:
         else:
             surrogate.fill(layer, self._sketch.of(layer, tokens), values)
         encoded, spans = self._encoder.encode(tokens), rounds.partial_spans
-        chunks = chunks_of(rounds.missing(device))
+        chunks = chunks_of(missing)
         for chunk in chunks:
             start, stop = spans[chunk]
             rounds.supply(device, chunk, encoded[start:stop])

@@ -30,6 +30,8 @@ PREFILL_CHUNK: Final = 128
 # Sequences computed together. With more, what a step reads is shared by more, but small devices
 # compute no faster for it, and everybody's tokens come slower.
 MAX_RUNNING: Final = 16
+# Users whose turns are remembered.
+MAX_USERS: Final = 1024
 # Cells for so many tokens to come are there when a sequence is admitted: if all go on for longer
 # than there is room, the newest has to be computed again.
 GROWTH: Final = 128
@@ -72,7 +74,7 @@ class Engine:
         self._running: list[Sequence] = []  # in the order in which they were admitted
         self._prefixes = Prefixes()
         self._pace = Pace()
-        self._steps = 0
+        self._served: dict[str, None] = {}  # users whose prompts got on, the last one last
         self._next_id = 0
 
     @property
@@ -162,7 +164,6 @@ class Engine:
         begun_s = self._clock()
         logits = self._forward.step([rows for _, rows in batch], self._gather)
         self._pace.took(sum(len(rows.tokens) for _, rows in batch), self._clock() - begun_s)
-        self._steps += 1
         new, row = [], 0
         for sequence, rows in batch:
             sequence.n_computed += len(rows.tokens)
@@ -203,8 +204,12 @@ class Engine:
             batch = [(sequence, sequence.next_rows(size)) for sequence, size in sizes]
             rows = sum(len(rows.tokens) for _, rows in batch)
             if self._make_room(rows) or len(self._running) == 1:
-                for sequence, _ in chunks:
-                    sequence.last_chunk = self._steps
+                for sequence, _ in reversed(chunks):  # who got what was left is the next to choose
+                    sequence.begun = True
+                    self._served.pop(sequence.user, None)
+                    self._served[sequence.user] = None
+                while len(self._served) > MAX_USERS:
+                    del self._served[next(iter(self._served))]
                 return batch
             self._put_back(self._running[-1])
 
@@ -245,15 +250,13 @@ class Engine:
     def _prompts_by_turn(self) -> list[Sequence]:
         """Those with a prompt to be computed: one of each user, who was served longest ago first;
         then the second of each."""
-        served: dict[str, int] = {}
-        for sequence in self._running:
-            served[sequence.user] = max(served.get(sequence.user, -1), sequence.last_chunk)
+        served = {user: turn for turn, user in enumerate(self._served)}
         turns: dict[str, int] = {}
         order = []
         for sequence in self._running:
             if sequence.prefilling:
                 turn = turns[sequence.user] = turns.get(sequence.user, -1) + 1
-                order.append(((turn, served[sequence.user], sequence.id), sequence))
+                order.append(((turn, served.get(sequence.user, -1), sequence.id), sequence))
         return [sequence for _, sequence in sorted(order, key=lambda entry: entry[0])]
 
     def _begin(self, sequence: Sequence, before: SequenceOf[tuple[Sequence, int]]) -> bool:

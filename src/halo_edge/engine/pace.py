@@ -45,7 +45,19 @@ class Pace:
         counts = [count for count in ROW_COUNTS if decoding < count <= most]
         if not counts:
             return most
-        limit_s = self.expected_s(decoding) + self._max_added_s
-        return next(
-            (count for count in reversed(counts) if self.expected_s(count) <= limit_s), counts[0]
-        )
+        step_s = self.expected_s(decoding)
+        for rows, fewer in zip(reversed(counts), [*reversed(counts[:-1]), decoding], strict=True):
+            if self._added_s(rows, fewer, decoding, step_s) <= self._max_added_s:
+                return rows
+        return counts[0]
+
+    def _added_s(self, rows: int, fewer: int, decoding: int, step_s: float) -> float:
+        """How much longer a step of `rows` takes than one of `decoding`, which takes `step_s`: as
+        much for each row more as was measured with at least `fewer`."""
+        more = rows - decoding
+        least_s = step_s * more / decoding
+        for known, known_s in self._took_s.items():
+            if known >= fewer and known > decoding:
+                added_s = max(0.0, known_s - step_s)
+                least_s = min(least_s, added_s * max(1.0, more / (known - decoding)))
+        return least_s

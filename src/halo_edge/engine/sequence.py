@@ -23,8 +23,7 @@ class Sequence:
     """Prompt and generated tokens, and how many of both are in the KV cache.
 
     `user`: whom fairness is owed to. `n_reused`: tokens of the prompt that need not be computed.
-    `last_chunk`: the step that last computed some of its prompt, -1 before. `error`: why it ended
-    without a `finish`.
+    `begun`: whether any of it was computed. `error`: why it ended without a `finish`.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Sequence:
         self.n_prompt = len(prompt)
         self.n_computed = 0
         self.n_reused = 0
-        self.last_chunk = -1
+        self.begun = False
         self.finish: FinishReason | None = None
         self.error: HaloError | None = None
         limit = context - self.n_prompt

@@ -29,7 +29,7 @@ _KEEP_ALIVE_S: Final = 65  # longer than usual proxies keep theirs
 _MAX_CONNECTIONS: Final = 1024
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A socket bound there; port 0: any. Raises `HaloError` where there can be none."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -45,6 +45,16 @@ def listening(host: str, port: int) -> socket.socket:
         sock.close()
         raise _cannot_bind(host, port, error) from None
     return sock
+
+
+def listen(sock: socket.socket) -> None:
+    """Not before there is somebody to answer; from now on who connects is waited for. Raises
+    `HaloError` where it cannot be."""
+    try:
+        sock.listen(_BACKLOG)
+    except OSError as error:  # as another one was started meanwhile
+        host, port = sock.getsockname()[:2]
+        raise _cannot_bind(host, port, error) from None
 
 
 def url_of(sock: socket.socket) -> str:
@@ -69,7 +79,6 @@ def serve(app: Any, service: Service, sock: socket.socket, closing: Closing) -> 
     )
     server = _Server(config, service, closing)
     try:
-        _listen(sock)
         server.run(sockets=[sock])
     finally:
         service.close(0)
@@ -104,15 +113,6 @@ class _Server(uvicorn.Server):
         # Not here: it waits for answers that this loop sends.
         close = threading.Thread(target=self._service.close, args=(DRAIN_S,), daemon=True)
         close.start()
-
-
-def _listen(sock: socket.socket) -> None:
-    """Not before there is somebody to answer."""
-    try:
-        sock.listen(_BACKLOG)
-    except OSError as error:  # as another one was started meanwhile
-        host, port = sock.getsockname()[:2]
-        raise _cannot_bind(host, port, error) from None
 
 
 def _cannot_bind(host: str, port: int, error: OSError) -> HaloError:

@@ -241,7 +241,7 @@ class Service:
         now_s = self._clock()
         for job in list(self._jobs.values()):
             assert job.sequence is not None  # the thread has seen all that are among its jobs
-            if job.begun_s is None and job.sequence.last_chunk >= 0:
+            if job.begun_s is None and job.sequence.begun:
                 job.begun_s, job.spent = begun_s, spent
                 self._forget_waiting(job)
             if job.sequence.error is not None:
@@ -262,7 +262,7 @@ class Service:
     def _fail_begun(self, error: HaloError) -> None:
         """Those that were computed; the others may fare better."""
         jobs = list(self._jobs.values())
-        self._fail([job for job in jobs if job.sequence and job.sequence.last_chunk >= 0], error)
+        self._fail([job for job in jobs if job.sequence and job.sequence.begun], error)
 
     def _fail(self, jobs: SequenceOf[_Job], error: HaloError) -> None:
         for job in jobs:
