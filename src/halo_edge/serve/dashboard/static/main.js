@@ -27,7 +27,7 @@ function know(view) {
   setText("t-requests", String(load.running));
   setText("t-requests-note", load.waiting ? `running, ${load.waiting} waiting` : "running");
   setText("t-kv", `${percent(load.kv_used, 2)} %`);
-  setText("t-kv-note", load.kv_kept ? `in use, ${percent(load.kv_kept, 2)} % kept for reuse` : "in use");
+  setText("t-kv-note", load.kv_kept ? `${percent(load.kv_kept, 2)} % kept for reuse` : "in use");
   setText("t-budget", view.budget === null ? "strict" : `${percent(view.budget, 2)} %`);
   setText("t-budget-note", view.budget === null ? "nothing is gone without" : "left to spend");
   setText("t-nats", figure(spent.nats));
