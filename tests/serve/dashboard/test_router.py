@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from importlib import resources
@@ -136,6 +137,19 @@ def test_too_many_listeners() -> None:
     response = get("/dashboard/feed", full=True)
     assert response.status_code == 503
     assert "retry-after" in response.headers
+
+
+def test_the_vendored_library_is_what_it_is_said_to_be() -> None:
+    directory = STATIC / "vendor" / "uplot"
+    said = dict(
+        re.findall(
+            r"sha256 of (uPlot\.\S+)\s+([0-9a-f]{64})", (directory / "README.md").read_text()
+        )
+    )
+    found = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in said}
+    assert found == said
+    assert len(said) == 2
+    assert "MIT" in (directory / "LICENSE").read_text()
 
 
 def luminance(colour: str) -> float:
