@@ -23,6 +23,7 @@ from halo_edge.compute.partials import PartialSum
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import RowEncoder, WireCodec
+from halo_edge.groups.profile import Floats
 from halo_edge.groups.sketch import Sketch
 from halo_edge.plan.plan import Plan
 from halo_edge.sync.ids import ROOT, DeviceId
@@ -63,6 +64,11 @@ class Epochs:
         if packing.profile is not None:
             self._sketch = Sketch(packing.profile, len(activations.x), activations.x)
         self._number = 0
+
+    def sketches(self) -> Floats | None:
+        """A copy of the sketch of every layer for the last step's first token, f32[L, K]; None
+        without a profile. Between steps."""
+        return None if self._sketch is None else self._sketch.first()
 
     def make(self, plan: Plan, workers: Mapping[DeviceId, WorkerInfo]) -> Epoch:
         """The next epoch. `workers`: those that take part; the others' shares have to be empty.

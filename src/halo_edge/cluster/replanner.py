@@ -95,6 +95,11 @@ class Replanner:
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(event)
 
+    @property
+    def known(self) -> Workers:
+        """All that are, or were, there. Any thread may ask."""
+        return dict(self._workers)
+
     def close(self) -> None:
         """Nothing is replanned from now on."""
         self._closed = True
