@@ -39,7 +39,7 @@ class Root:
         self.encoder = self.x_codec.encoder(self.x)
         self.stand_in = StandIn(
             self.store,
-            NEURONS,
+            {device: [neurons] for device, neurons in NEURONS.items()},
             LAYERS,
             Runtime(1),
             self.encoder,

@@ -31,9 +31,11 @@ def live_scheduling(
     wire: Wire,
     relax: RelaxOptions,
     threads: int,
+    replicas: int,
     ask: Callable[[str], WorkerInfo],
 ) -> Scheduling:
-    """`threads`: the root's. `ask`: see `Scheduling`. Measures this device, if it has not been.
+    """`threads`: the root's. `replicas`: see `Workload`. `ask`: see `Scheduling`. Measures this
+    device, if it has not been.
 
     Raises `HaloError` if it cannot be measured.
     """
@@ -49,6 +51,7 @@ def live_scheduling(
         kl_budget=relax.kl_budget,
         criticality=criticality,
         max_copies=relax.max_copies,
+        replicas=replicas,
     )
     own = Benchmarks(user_shards(), threads).of(task, None)
     devices = LiveDevices(shape, own.profile, threads)

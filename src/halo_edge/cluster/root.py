@@ -18,7 +18,7 @@ from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.live_scheduling import live_scheduling
-from halo_edge.cluster.membership import Came, Left, Membership
+from halo_edge.cluster.membership import Came, Left, Membership, Needed
 from halo_edge.cluster.messages import Transport, WorkerInfo
 from halo_edge.cluster.planner import FixedShares, Planned, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
@@ -140,7 +140,9 @@ class Cluster:
             options.stall_timeout_s,
         )
         scheduling = self._scheduling(runtime.threads)
-        planner: Planner = scheduling or FixedShares(self.packing.shape, options.split)
+        planner: Planner = scheduling or FixedShares(
+            self.packing.shape, options.split, options.replicas or 0
+        )
         made = planner.plan(self.workers)
         self._plan = made.plan
         if scheduling is not None:
@@ -154,6 +156,7 @@ class Cluster:
             Rows.f32(activations.ffn),
             self._lost,
             tracer,
+            self._pause if end.may_change else None,
         )
         if scheduling is not None:
             scheduling.rounds = self._gather
@@ -166,6 +169,7 @@ class Cluster:
                 planner,
                 self._ask,
                 self._replan,
+                self._replan_in_a_hurry,
                 self._tell,
                 made if begun.plan is not made.plan else None,
             )
@@ -249,9 +253,19 @@ class Cluster:
 
     def _replan(self, plan: Plan, workers: Workers) -> None:
         """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
-        assert self._epochs is not None and self._end is not None
+        assert self._epochs is not None
         workers = self._with_part(plan, workers)
-        epoch = self._epochs.make(plan, workers)
+        self._adopt(plan, workers, self._epochs.make(plan, workers))
+
+    def _replan_in_a_hurry(self, plan: Plan, workers: Workers) -> bool:
+        """The same, but strict for now; whether `_replan` would be more than that."""
+        assert self._epochs is not None
+        workers = self._with_part(plan, workers)
+        self._adopt(plan, workers, self._epochs.make_strict(plan, workers))
+        return self._epochs.relaxable
+
+    def _adopt(self, plan: Plan, workers: Workers, epoch: Epoch) -> None:
+        assert self._end is not None
         self._end.reach(workers)
         self._plan = plan
         self.workers = {**self.workers, **workers}
@@ -269,6 +283,7 @@ class Cluster:
             options.wire,
             options.relax,
             threads,
+            1 if options.replicas is None else options.replicas,
             self._ask,
         )
 
@@ -289,6 +304,15 @@ class Cluster:
         """A worker in use that has left."""
         left = self._membership.has_left
         return next((name for name in self.members.values() if left(name)), None)
+
+    def _pause(self, worker: str) -> None:
+        """Rounds wait for what that worker alone can compute."""
+        self._tell(
+            f"worker {worker} is gone and nobody else holds its neurons; paused until they are "
+            f"loaded elsewhere"
+        )
+        if self._replanner is not None:
+            self._replanner.put(Needed(worker))
 
     def _changed(self, event: Came | Left) -> None:
         if self._replanner is not None:

@@ -97,6 +97,15 @@ class ShardCache:
             os.utime(path)
         return True
 
+    def piece(self, sha256: str, start: int, stop: int) -> bytes:
+        """Bytes `start:stop` of a shard, `PIECE_BYTES` at the most, read as they are. Raises
+        `HaloError` if it is not there."""
+        try:
+            with (self.directory / sha256).open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), max(0, min(stop - start, PIECE_BYTES)), start)
+        except OSError as error:
+            raise HaloError(f"a shard cannot be read ({error.strerror})") from None
+
     def remove(self, sha256: str) -> None:
         """Delete a shard that turned out to be damaged."""
         with contextlib.suppress(OSError):

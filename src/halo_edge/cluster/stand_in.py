@@ -10,10 +10,11 @@ kinds of CPU do.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import FfnGraphs, LayerWeights
@@ -35,7 +36,8 @@ _NEWEST: Final = 0.25
 
 
 class StandIn:
-    """`neurons`: what each worker holds of every layer. `x`: where each round's x is encoded.
+    """`pieces`: of neurons, what each worker holds of every layer. `x`: where each round's x is
+    encoded.
 
     Runs in the root's thread, between its own graphs.
     """
@@ -43,7 +45,7 @@ class StandIn:
     def __init__(
         self,
         store: ShardStore,
-        neurons: Mapping[DeviceId, range],
+        pieces: Mapping[DeviceId, Sequence[range]],
         n_layers: int,
         runtime: Runtime,
         x: RowEncoder,
@@ -52,7 +54,7 @@ class StandIn:
         max_tokens: int,
     ) -> None:
         self._store = store
-        self._neurons = neurons
+        self._pieces = pieces
         self._n_layers = n_layers
         self._runtime = runtime
         self._x = x_codec.rows(x.memory)
@@ -63,7 +65,7 @@ class StandIn:
         self._graphs: dict[DeviceId, FfnGraphs] = {}
         self._measured_s: dict[tuple[DeviceId, int], float] = {}
         # Beforehand: looking at all the tiles takes longer than a round may.
-        self._guess_s = {device: self._guess(device) for device in neurons}
+        self._guess_s = {device: self._guess(device) for device in pieces}
 
     def compute(self, device: DeviceId, layer: int, tokens: int) -> memoryview:
         """The partial of `device` for the x encoded last: u8[tokens * partial_row_bytes], valid
@@ -71,7 +73,7 @@ class StandIn:
         begun_s = time.monotonic()
         graphs = self._graphs.get(device)
         if graphs is None:
-            weights = _Shards(self._store, self._neurons[device], self._n_layers)
+            weights = _Shards(self._store, self._pieces[device], self._n_layers)
             x, out = self._x, self._out
             graphs = self._graphs[device] = FfnGraphs(self._runtime.in_place(), weights, x, out)
         if not graphs.run(layer, tokens):
@@ -91,8 +93,12 @@ class StandIn:
     def prefetch(self, device: DeviceId) -> None:
         """Have the kernel read the device's shards in the background."""
         for layer in range(self._n_layers):
-            for tile in self._store.mapped(layer, self._neurons[device]):
+            for tile in self._mapped(device, layer):
                 want_mapped_pages(tile)
+
+    def _mapped(self, device: DeviceId, layer: int) -> list[NDArray[np.uint8]]:
+        pieces = self._pieces[device]
+        return [tile for piece in pieces for tile in self._store.mapped(layer, piece)]
 
     def _measure(self, device: DeviceId, tokens: int, took_s: float) -> None:
         key = (device, tokens.bit_length())
@@ -101,12 +107,12 @@ class StandIn:
 
     def _guess(self, device: DeviceId) -> tuple[float, float]:
         """Seconds for reading a layer's shard, and for each token."""
-        neurons = self._neurons[device]
+        neurons = sum(map(len, self._pieces[device]))
         if not neurons:
             return 0.0, 0.0
         layers = range(0, self._n_layers, max(1, self._n_layers // GUESSED_LAYERS))
-        on_disk = [tile for layer in layers for tile in self._store.mapped(layer, neurons)]
-        products = 3.0 * len(neurons) * self._width  # also the bytes, if we know no better
+        on_disk = [tile for layer in layers for tile in self._mapped(device, layer)]
+        products = 3.0 * neurons * self._width  # also the bytes, if we know no better
         nbytes = sum(tile.nbytes for tile in on_disk) / len(layers) if on_disk else products
         resident = float(np.mean([resident_share(tile) for tile in on_disk])) if on_disk else 1.0
         reading_s = nbytes * ((1 - resident) / DISK_BYTES_PER_S + resident / MEMORY_BYTES_PER_S)
@@ -116,13 +122,14 @@ class StandIn:
 class _Shards:
     """A device's `WeightsByLayer`, each mapped when it is asked for."""
 
-    def __init__(self, store: ShardStore, neurons: range, n_layers: int) -> None:
+    def __init__(self, store: ShardStore, pieces: Sequence[range], n_layers: int) -> None:
         self._store = store
-        self._neurons = neurons
+        self._pieces = pieces
         self._n_layers = n_layers
 
     def __len__(self) -> int:
         return self._n_layers
 
     def __getitem__(self, layer: int, /) -> LayerWeights:
-        return self._store.weights(layer, self._neurons)
+        weights = self._store.weights
+        return [tile for piece in self._pieces for tile in weights(layer, piece)]
