@@ -21,7 +21,7 @@ from halo_edge.cluster.addresses import own_addresses
 from halo_edge.cluster.benchmark_cache import Benchmark, Benchmarks
 from halo_edge.cluster.code_pages import drop_code_pages
 from halo_edge.cluster.held_tiles import HeldTiles
-from halo_edge.cluster.limits import Limits, available_bytes, read_limits
+from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
@@ -38,16 +38,11 @@ from halo_edge.cluster.replica_loader import ReplicaLoader
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.tile_source import TileSource
 from halo_edge.cluster.worker_control import Assigned, Loaded, RootGone, WorkerControl
+from halo_edge.cluster.worker_memory import WorkerMemory
 from halo_edge.cluster.worker_part import WorkerPart, load_part
 from halo_edge.cluster.worker_session import Session
-from halo_edge.cluster.worker_shards import memory_needed, names
 from halo_edge.errors import HaloError
-from halo_edge.plan.device import PROCESS_BYTES
 
-# The rest is for the system, where nobody says how much memory is for the worker.
-MEMORY_SHARE: Final = 0.9
-# So much of a machine's memory replicas leave free, whatever the worker may use.
-FREE_SHARE: Final = 0.2
 # A port that is free for UDP is rarely taken for TCP.
 ANY_PORT_TRIES: Final = 16
 
@@ -75,6 +70,7 @@ class Worker:
         self._options = options
         self._cache = cache
         self._benchmarks = Benchmarks(cache.directory, options.threads)
+        self._memory = WorkerMemory(options.memory_bytes)
         self._tell = tell
         self._udp, self._tcp = _listen(options.address, options.port)
         self.port: int = self._udp.getsockname()[1]
@@ -119,7 +115,7 @@ class Worker:
             cores=list(limits.cores),
             threads=self._options.threads,
             cpu_quota=limits.cpu_quota,
-            memory_bytes=self._memory_bytes(limits),
+            memory_bytes=self._memory.limit_bytes(limits),
             session=session.id if session is not None else "",
             decode=decode,
             replica_bytes=session.replica_bytes if session is not None else 0,
@@ -147,7 +143,7 @@ class Worker:
 
     def benchmark(self, task: BenchmarkTask) -> Benchmark:
         """For a model. Any thread may ask. Raises `HaloError` if it cannot be measured."""
-        return self._benchmarks.of(task, self._memory_bytes())
+        return self._benchmarks.of(task, self._memory.limit_bytes())
 
     def run(self) -> None:
         """Serve one root after another, until KeyboardInterrupt or SystemExit."""
@@ -217,7 +213,10 @@ class Worker:
             self._next = event
             return
         self._end_replicas()
-        self._make_room(session, assignment)
+        if not self._memory.make_room(session, assignment):
+            self._tell(
+                "no memory for two plans at once: out of the rounds until the next is loaded"
+            )
         source = self._source(assignment)
 
         def load() -> None:
@@ -229,28 +228,6 @@ class Worker:
 
         self._loading = threading.Thread(target=load, name="load", daemon=True)
         self._loading.start()
-
-    def _make_room(self, session: Session, assignment: Assignment) -> None:
-        """For another part: without replicas, if need be, or the part in use. Who can computes for
-        this device meanwhile."""
-        held, in_use, wanted = session.held, session.in_use, names(assignment.shards)
-        held.keep(in_use | wanted | names(assignment.replicas))
-        limit = self._memory_bytes()
-        if limit is None:
-            return
-        room = limit - PROCESS_BYTES
-        try:
-            needed = memory_needed(assignment, wanted - held.missing(wanted))
-        except ValueError:  # loading says what is wrong with it
-            return
-        if session.memory_bytes + needed > room:
-            held.keep(in_use | wanted)
-        if session.memory_bytes + needed > room:
-            self._tell(
-                "no memory for two plans at once: out of the rounds until the next is loaded"
-            )
-            session.pause()
-            held.keep(wanted)
 
     def _go_on(self, loaded: Loaded) -> None:
         self._loading = None
@@ -270,17 +247,13 @@ class Worker:
 
     def _load_replicas(self, session: Session, assignment: Assignment, source: TileSource) -> None:
         """Beside the rounds, as far as memory allows."""
-
-        def room(nbytes: int) -> bool:
-            limit, free = self._memory_bytes(), available_bytes()
-            if limit is None or free is None:
-                return False  # who would know
-            left, physical = free[0] - nbytes, free[1]
-            own = session.memory_bytes + nbytes
-            return left >= FREE_SHARE * physical and own <= limit - PROCESS_BYTES
-
         self._replicas = ReplicaLoader(
-            assignment, session.held, source, lambda: session.in_rounds, room, self._tell
+            assignment,
+            session.held,
+            source,
+            lambda: session.in_rounds,
+            lambda nbytes: self._memory.has_room(session, nbytes),
+            self._tell,
         )
 
     def _end_replicas(self) -> None:
@@ -303,13 +276,6 @@ class Worker:
             f"{(cache.cached_bytes - cached) / 1e6:.1f} MB on disk already"
         )
         return part
-
-    def _memory_bytes(self, limits: Limits | None = None) -> int | None:
-        """What it may use; None where nobody says."""
-        if self._options.memory_bytes is not None:
-            return self._options.memory_bytes
-        limit = (limits or read_limits()).memory_bytes
-        return None if limit is None else int(MEMORY_SHARE * limit)
 
     def _end_session(self) -> None:
         self._end_replicas()
