@@ -448,7 +448,9 @@ def test_tiles_come_from_peers(tiny_model: Path, workers: Workers, tmp_path: Pat
     """Replicas, of those that have them by then."""
     meeting = f"unixsock-stream/{tmp_path}/meeting"
     workers.start("a", GIB, cache="a", listen=meeting)
+    wait_for(lambda: "waiting for a root" in workers.said("a"))  # b does not try again soon
     workers.start("b", GIB, cache="b", connect=[meeting])
+    wait_for(lambda: "waiting for a root" in workers.said("b"))
     with cluster_of(tiny_model, workers, replicas=1) as (session, _):
         logits(session)  # both are ready
         wait_for(lambda: all("holds replicas" in workers.said(name) for name in "ab"))
