@@ -46,6 +46,7 @@ class Root:
             self.x_codec,
             self.partial_codec,
             MAX_TOKENS,
+            {},
         )
 
     def encode(self, tokens: int, seed: int = 0) -> memoryview:

@@ -65,6 +65,7 @@ class Epochs:
             self._sketch = Sketch(packing.profile, len(activations.x), activations.x)
         self._number = 0
         self._holdings: Holdings | None = None
+        self._reading_s: dict[range, float] = {}
         self._last_own: tuple[range, FfnGraphs] | None = None
 
     def make(self, plan: Plan, workers: Mapping[DeviceId, WorkerInfo]) -> Epoch:
@@ -154,13 +155,14 @@ class Epochs:
     def _stand_in(self, holdings: Holdings) -> StandIn:
         return StandIn(
             self._packing.store,
-            holdings.pieces,
+            {device: pieces for device, pieces in holdings.pieces.items() if device != ROOT},
             self._packing.n_layers,
             self._runtime,
             self._encoder,
             self._x_codec,
             self._partial_codec,
             self._max_tokens,
+            self._reading_s,
         )
 
     def _relaxable(

@@ -96,16 +96,21 @@ class Holdings:
             d: [*self.pieces[d], *self.replicas[d]] for d in devices
         }
         self._had = {d: frozenset(had.get(d, ())) for d in devices}
-        self._described: dict[range, list[list[Tile]]] = {}
+        self._described: dict[range, list[list[Tile]]] = (
+            dict(before._described) if before is not None else {}
+        )
 
     def shards(self) -> dict[DeviceId, Shards]:
         """The tiles of every layer, of each worker. Packs what is not on disk."""
         packing = self._packing
         # Without a profile the root's own shard is a part of the mapped model file.
         packed = [d for d in self.held if d != ROOT or packing.profile is not None]
-        pieces = list(dict.fromkeys(piece for d in packed for piece in self.held[d]))
-        described = packing.store.describe(pieces)
-        self._described = dict(zip(pieces, described, strict=True))
+        wanted = dict.fromkeys(piece for d in packed for piece in self.held[d])
+        # To look after all that were described before takes longer than all the rest.
+        new = [piece for piece in wanted if piece not in self._described]
+        if new:
+            self._described.update(zip(new, packing.store.describe(new), strict=True))
+        self._described = {piece: self._described[piece] for piece in wanted}
         found = {}
         for device in packed:
             mine, stay = self.pieces[device], self._stay(device)

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import FfnGraphs, LayerWeights
@@ -52,7 +51,9 @@ class StandIn:
         x_codec: WireCodec,
         partial_codec: WireCodec,
         max_tokens: int,
+        reading_s: dict[range, float],
     ) -> None:
+        """`reading_s`: what was found out of pieces before, of a layer each; it is added to."""
         self._store = store
         self._pieces = pieces
         self._n_layers = n_layers
@@ -64,6 +65,7 @@ class StandIn:
         self._out = partial_codec.rows(self._partial)
         self._graphs: dict[DeviceId, FfnGraphs] = {}
         self._measured_s: dict[tuple[DeviceId, int], float] = {}
+        self._reading_s = reading_s
         # Beforehand: looking at all the tiles takes longer than a round may.
         self._guess_s = {device: self._guess(device) for device in pieces}
 
@@ -93,12 +95,9 @@ class StandIn:
     def prefetch(self, device: DeviceId) -> None:
         """Have the kernel read the device's shards in the background."""
         for layer in range(self._n_layers):
-            for tile in self._mapped(device, layer):
-                want_mapped_pages(tile)
-
-    def _mapped(self, device: DeviceId, layer: int) -> list[NDArray[np.uint8]]:
-        pieces = self._pieces[device]
-        return [tile for piece in pieces for tile in self._store.mapped(layer, piece)]
+            for piece in self._pieces[device]:
+                for tile in self._store.mapped(layer, piece):
+                    want_mapped_pages(tile)
 
     def _measure(self, device: DeviceId, tokens: int, took_s: float) -> None:
         key = (device, tokens.bit_length())
@@ -107,16 +106,27 @@ class StandIn:
 
     def _guess(self, device: DeviceId) -> tuple[float, float]:
         """Seconds for reading a layer's shard, and for each token."""
-        neurons = sum(map(len, self._pieces[device]))
-        if not neurons:
-            return 0.0, 0.0
+        reading_s = self._reading_s
+        for piece in self._pieces[device]:
+            if piece not in reading_s:
+                reading_s[piece] = self._guess_reading_s(piece)
+        products = self._products(sum(map(len, self._pieces[device])))
+        token_s = products / (MULTIPLICATIONS_PER_S * self._runtime.threads)
+        return sum(reading_s[piece] for piece in self._pieces[device]), token_s
+
+    def _guess_reading_s(self, piece: range) -> float:
+        """Of a layer's."""
         layers = range(0, self._n_layers, max(1, self._n_layers // GUESSED_LAYERS))
-        on_disk = [tile for layer in layers for tile in self._mapped(device, layer)]
-        products = 3.0 * neurons * self._width  # also the bytes, if we know no better
-        nbytes = sum(tile.nbytes for tile in on_disk) / len(layers) if on_disk else products
-        resident = float(np.mean([resident_share(tile) for tile in on_disk])) if on_disk else 1.0
-        reading_s = nbytes * ((1 - resident) / DISK_BYTES_PER_S + resident / MEMORY_BYTES_PER_S)
-        return reading_s, products / (MULTIPLICATIONS_PER_S * self._runtime.threads)
+        on_disk = [tile for layer in layers for tile in self._store.mapped(layer, piece)]
+        nbytes, resident = self._products(len(piece)), 1.0  # if we know no better
+        if on_disk:
+            nbytes = sum(tile.nbytes for tile in on_disk) / len(layers)
+            resident = float(np.mean([resident_share(tile) for tile in on_disk]))
+        return nbytes * ((1 - resident) / DISK_BYTES_PER_S + resident / MEMORY_BYTES_PER_S)
+
+    def _products(self, neurons: int) -> float:
+        """Of one token, in a layer."""
+        return 3.0 * neurons * self._width
 
 
 class _Shards:
