@@ -114,7 +114,9 @@ def test_run_json(halo: Halo) -> None:
 
 
 def test_stats(halo: Halo) -> None:
-    done = halo("run", "hello", "--raw", "-n", "3", "-m", "MODEL", "-w", "2", "--stats")
+    done = halo(
+        "run", "hello", "--raw", "-n", "3", "--seed", "1", "-m", "MODEL", "-w", "2", "--stats"
+    )
     assert "worker-2" in done.stderr
     assert "9 rounds; chunks: " in done.stderr
     assert "0.00000 nats predicted, fidelity 1.0000" in done.stderr

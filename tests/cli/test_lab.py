@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from halo_edge.cli import lab as cli
-from halo_edge.cli.app import app as halo_app
+from halo_edge.cli.app import app_for
 from halo_edge.errors import HaloError
 from halo_edge.lab import running
 
@@ -116,7 +116,7 @@ def test_without_root_it_names_the_alternative(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    done = CliRunner().invoke(halo_app, ["lab", *arguments])
+    done = CliRunner().invoke(app_for(["lab"]), ["lab", *arguments])
     assert isinstance(done.exception, HaloError)
     message = str(done.exception)
     assert "needs root" in message

@@ -11,14 +11,14 @@ import pytest
 from tests.groups.conftest import profile_of
 from typer.testing import CliRunner, Result
 
-from halo_edge.cli.app import app
+from halo_edge.cli.app import app_for
 from halo_edge.errors import HaloError
 from halo_edge.model.fingerprint import fingerprint
 from halo_edge.model.gguf_file import GgufFile
 
 
 def halo(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "120"}).invoke(app, ["plan", *arguments])
+    return CliRunner(env={"COLUMNS": "120"}).invoke(app_for(["plan"]), ["plan", *arguments])
 
 
 def done(*arguments: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from halo_edge.cli.app import app
+from halo_edge.cli.app import app_for
 from halo_edge.errors import HaloError
 from halo_edge.lab.fuzz import Report
 from halo_edge.lab.profiles import load_profile, read_profile
@@ -18,7 +18,7 @@ SHORT = ("--model", "tiny", "--tokens", "4")
 
 
 def halo(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["lab", *arguments])
+    return CliRunner().invoke(app_for(["lab"]), ["lab", *arguments])
 
 
 def done(*arguments: str) -> str:

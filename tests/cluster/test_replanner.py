@@ -63,6 +63,7 @@ class Cluster:
             self._hurry,
             self.told.append,
         )
+        self.replanner.follow()
 
     def until(self, happened: Callable[[], bool]) -> None:
         with self._changed:

@@ -16,6 +16,7 @@ from halo_edge.errors import HaloError
 from halo_edge.lab.profiles import load_profile
 from halo_edge.lab.shapes import read_shape
 from halo_edge.plan.link import Link
+from halo_edge.plan.observed import Observed
 from halo_edge.plan.replanning import STEADY_S, Replanning
 from halo_edge.plan.workload import Workload
 from halo_edge.sync.ids import DeviceId
@@ -72,7 +73,7 @@ class Session:
         self.rtt = 0.002
         self.devices = LiveDevices(SHAPE, PI4, threads=1)
         replanning = Replanning(Workload(SHAPE))
-        self.scheduling = Scheduling(self.devices, replanning, self, self._ask)
+        self.scheduling = Scheduling(lambda: self.devices, replanning, self, self._ask)
         self.scheduling.rounds = Rounds({})
 
     def device(self, worker: WorkerInfo) -> Measured:
@@ -179,11 +180,14 @@ def test_devices_of_one_machine_share_its_cores(session: Session) -> None:
 
 
 def test_another_epoch_begins_with_no_rounds(session: Session) -> None:
+    """What it says of them counts as often as they are new."""
     session.scheduling.plan({A: info("a")})
-    for rounds, expected in ((100, 100), (160, 160), (30, 190)):
+    expected = Observed("a", PI4, SHAPE)
+    for rounds, new in ((100, 100), (160, 60), (160, 0), (30, 30)):
         told = Decode(neurons=640, rounds=rounds, cpu_s=0.005, wall_s=0.005)
         session.devices.worker(A, info("a", decode=told), None)
-        assert session.devices.samples(A) == expected
+        expected.ffn(640, 0.005, 0.005, new)
+        assert session.devices.cluster([A]).devices[1].profile == expected.device().profile
 
 
 def test_a_worker_without_memory(session: Session) -> None:

@@ -34,5 +34,9 @@ def test_by_hand() -> None:
     assert bound_s(alone, WORK) - bound_s(two, WORK) == pytest.approx(ffn_s / 2)
     half = cluster(replace(worker(rtt_ms=0), speed=0.5))
     assert bound_s(alone, WORK) - bound_s(half, WORK) == pytest.approx(ffn_s / 3)
-    far = cluster(worker(rtt_ms=4))
-    assert bound_s(far, WORK) - bound_s(two, WORK) == pytest.approx(layers * 0.004)
+    far = cluster(worker(rtt_ms=1))
+    assert bound_s(far, WORK) - bound_s(two, WORK) == pytest.approx(layers * 0.001)
+    too_far = [worker(rtt_ms=200)] * 2
+    named = [replace(each, name=f"far{i}") for i, each in enumerate(too_far)]
+    assert bound_s(cluster(*named), WORK) == bound_s(alone, WORK)
+    assert bound_s(cluster(worker(rtt_ms=1), *named), WORK) == bound_s(far, WORK)

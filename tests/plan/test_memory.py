@@ -22,13 +22,14 @@ def test_capacities() -> None:
 
 
 def test_the_root_needs_more() -> None:
-    bytes_ = int(PROCESS_BYTES + 50 * WORK.shape.group_bytes)
+    bytes_ = int(PROCESS_BYTES + 80 * WORK.shape.group_bytes)
     small = replace(cluster(worker()).root, memory_bytes=bytes_)
     both = cluster(replace(worker(), memory_bytes=bytes_), root=small)
     root, other = capacities(both, WORK)
-    assert root < other == 50
+    assert 0 < root < other == 80
     longer = capacities(both, workload(prompt=2000))[0]
     assert longer < root  # of its KV cache
+    assert capacities(both, workload(cells=2032))[0] == longer
 
 
 def test_the_first_of_a_share_stay() -> None:

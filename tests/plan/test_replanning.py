@@ -6,11 +6,13 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.plan.clusters import cluster, worker, workload
 
 from halo_edge.errors import HaloError
-from halo_edge.plan.device import Cluster
+from halo_edge.plan.criticality import Criticality
+from halo_edge.plan.device import PROCESS_BYTES, Cluster
 from halo_edge.plan.plan import Plan, split
 from halo_edge.plan.prediction import Predictions
 from halo_edge.plan.replanning import (
@@ -161,3 +163,35 @@ def test_what_is_there_already_is_worth_more_than_a_newcomer() -> None:
     assert "n4" in {each.name for each in found.left_out}
     before_s = Predictions(slow, WORKLOAD).tpot_s(plan)
     assert found.prediction.tpot_s < 0.8 * before_s
+
+
+def test_critical_groups_leave_a_link_that_has_turned_bad() -> None:
+    """No time is saved by that; but only where damage may be done, and somebody knows how much."""
+    shape = replace(WORKLOAD.shape, n_layers=2)
+    nats = np.linspace(1e-2, 1e-5, shape.partition.n_groups)
+    known = Criticality(np.stack([nats] * shape.n_layers))
+    memory = PROCESS_BYTES + 30 * shape.group_bytes
+    workers = [replace(worker(loss=loss), memory_bytes=int(memory)) for loss in (0.15, 0.0, 0.0)]
+    bad = cluster(*workers)
+    good = cluster(*(replace(each, link=worker().link) for each in workers))
+    for budget in (0.0, 0.005):
+        replanning = Replanning(replace(WORKLOAD, shape=shape, kl_budget=budget, criticality=known))
+        plan = replanning.plan(good).plan
+        plan = Plan(_first_to(plan, 1))
+        assert replanning.better(bad, plan, 100.0) is None
+        found = replanning.better(bad, plan, 100.0 + STEADY_S)
+        if not budget:
+            assert found is None
+            continue
+        assert found is not None
+        lossy, *others = (found.plan.shares[d] for d in (1, 2, 3))
+        assert all(other.stop <= lossy.start for other in others if lossy and other)
+
+
+def _first_to(plan: Plan, device: int) -> tuple[range, ...]:
+    """As many groups each, the most critical on that device."""
+    begin, shares = 0, list(plan.shares)
+    for d in sorted(range(plan.n_devices), key=lambda d: d != device):
+        shares[d] = range(begin, begin + len(plan.shares[d]))
+        begin += len(plan.shares[d])
+    return tuple(shares)

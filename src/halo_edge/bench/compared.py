@@ -98,7 +98,16 @@ class Comparison:
 class Comparer:
     """Compares blocks of so many windows of a text, through one cluster."""
 
-    def __init__(self, cluster: LabCluster, text: Path, context: int, windows: int) -> None:
+    def __init__(
+        self,
+        cluster: LabCluster,
+        text: Path,
+        context: int,
+        windows: int,
+        clean: Links | None = CLEAN,
+    ) -> None:
+        """`clean`: for the strict runs, which make losses good; None: the links as declared."""
+        self._clean = clean
         self._cluster = cluster
         self._text = str(text.resolve())
         self._context = context
@@ -110,7 +119,7 @@ class Comparer:
         self,
         case: Hashable,
         relax: RelaxOptions,
-        links: Links,
+        links: Links | None,
         step_tokens: int = DECODE_STEP,
         *,
         skip: int = 0,
@@ -138,7 +147,7 @@ class Comparer:
         if base is None:
             self._cluster.relax(RelaxOptions())
             request = self._request(first, self._windows, step_tokens, Base.KEEP)
-            base = self._bases[first, step_tokens] = self._cluster.score(CLEAN, request)
+            base = self._bases[first, step_tokens] = self._cluster.score(self._clean, request)
         return base
 
     def _request(self, first: int, windows: int, step_tokens: int, base: Base) -> Score:

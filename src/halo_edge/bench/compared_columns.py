@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from halo_edge.bench import markdown
 from halo_edge.bench.compared import Comparison
 from halo_edge.bench.markdown import Column
 
 RowT = TypeVar("RowT")
+# The last columns, which say how long it took.
+N_TIMES: Final = 3
 
 
-def compared_columns(of: Callable[[RowT], Comparison]) -> Sequence[Column[RowT]]:
-    """Of rows that hold a comparison."""
+def compared_columns(
+    of: Callable[[RowT], Comparison], *, times: bool = True
+) -> Sequence[Column[RowT]]:
+    """Of rows that hold a comparison. `times`: with how long the compared run took."""
     columns: Sequence[tuple[str, Callable[[Comparison], str]]] = (
         ("perplexity", _perplexity),
         ("KL, nats a token", _kl),
@@ -27,9 +31,10 @@ def compared_columns(of: Callable[[RowT], Comparison]) -> Sequence[Column[RowT]]
         ("against strict, clean", lambda c: markdown.ratio(c.tpot_ms / c.strict_tpot_ms)),
         ("longest step, ms", lambda c: markdown.number(c.max_step_ms)),
     )
+    shown = columns if times else columns[:-N_TIMES]
     return [
         Column(heading, lambda row, show=show: show(of(row)))  # type: ignore[misc]
-        for heading, show in columns
+        for heading, show in shown
     ]
 
 

@@ -20,6 +20,7 @@ from halo_edge.bench.relaxed import relaxed
 from halo_edge.bench.replanning import REPLANNING
 from halo_edge.bench.scaling import SCALING
 from halo_edge.bench.unequal import UNEQUAL
+from halo_edge.bench.unreliable import unreliable
 from halo_edge.bench.validation import VALIDATION
 
 AnyExperiment = Experiment[Any, Any, Any]
@@ -35,6 +36,7 @@ def usual_experiments() -> Mapping[str, AnyExperiment]:
         *LAB_EXPERIMENTS,
         quality(text),
         relaxed(text),
+        unreliable(text),
         ablation(text),
         off_domain(Path("profile")),
         predictor(text),

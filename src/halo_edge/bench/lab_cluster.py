@@ -68,7 +68,8 @@ class Links:
 class LabSample:
     """`offered`, `lost`: packets of the workers' links, while it was measured, both ways.
     `events_s`: when each event happened, seconds after the moment decode began. `spent`: in
-    `tokens` tokens, those before the gaps included. `shares`, `outlook`: see `Decoded`."""
+    `tokens` tokens, those before the gaps included. `shares`, `begins`, `outlook`: see
+    `Decoded`."""
 
     decoding: Decoding
     offered: int = 0
@@ -77,6 +78,7 @@ class LabSample:
     spent: Spent = field(default_factory=Spent)
     tokens: int = 1
     shares: tuple[int, ...] = ()
+    begins: tuple[int, ...] = ()
     outlook: Outlook | None = None
 
     @property
@@ -146,11 +148,15 @@ class LabCluster:
             decoded.spent,
             settle + max(1, len(decoded.decoding.gaps_ms)),
             tuple(decoded.shares),
+            tuple(decoded.begins),
             decoded.outlook,
         )
 
-    def score(self, links: Links, request: Score) -> Scored:
-        """Score a text over these links. Raises `HaloError` when the cluster fails."""
+    def score(self, links: Links | None, request: Score) -> Scored:
+        """Score a text over these links (None: as declared).
+
+        Raises `HaloError` when the cluster fails.
+        """
         self._lab.check()
         limit_s = request.windows * request.context * MAX_TOKEN_S
         met = self._meet(links, request, Scored, limit_s)

@@ -113,8 +113,15 @@ def _decoded(session: Session, decoder: Decoder, request: Decode) -> Decoded:
     spent, cluster = _spent(session).since(before), session.cluster
     if cluster is None:
         return Decoded(begun_s, decoding, spent)
-    shares = [len(share) for share in cluster.plan.shares]
-    return Decoded(begun_s, decoding, spent, shares, cluster.outlook)
+    shares = cluster.plan.shares
+    return Decoded(
+        begun_s,
+        decoding,
+        spent,
+        [len(share) for share in shares],
+        [share.start for share in shares],
+        cluster.outlook,
+    )
 
 
 def _spent(session: Session) -> Spent:

@@ -94,13 +94,15 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 class Decoded(msgspec.Struct, frozen=True, tag=True):
     """`begun_s`: the monotonic clock, which all processes of a machine share. `spent`: also for the
-    tokens that settled. `shares`: of the neuron groups, by device, at the end; `outlook`: what the
+    tokens that settled. `shares`: of the neuron groups, by device, at the end, and `begins`: the
+    first of each, 0 being the most important. `outlook`: what the
     scheduler makes of them then."""
 
     begun_s: float
     decoding: Decoding
     spent: Spent
     shares: list[int] = []
+    begins: list[int] = []
     outlook: Outlook | None = None
 
 

@@ -5,38 +5,59 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 from halo_edge import __version__
-from halo_edge.cli import bench, calibrate, generate, lab, models, plan, workers
-from halo_edge.cli.console import notes
 from halo_edge.cli.grouped import grouped
 from halo_edge.errors import HaloError
 
-app = typer.Typer(
-    name="halo",
-    help="Run a language model on several small machines joined by a bad network.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+# Each in the module of this package that has a function of its name.
+_COMMANDS: Final = MappingProxyType(
+    {
+        "run": "generate",
+        "chat": "generate",
+        "pull": "models",
+        "perplexity": "models",
+        "calibrate": "calibrate",
+        "tokenize": "models",
+        "synth": "models",
+        "worker": "workers",
+        "devices": "workers",
+        "plan": "plan",
+    }
 )
-for command in (
-    generate.run,
-    generate.chat,
-    models.pull,
-    models.perplexity,
-    calibrate.calibrate,
-    models.tokenize,
-    models.synth,
-    workers.worker,
-    workers.devices,
-    plan.plan,
-):
-    app.command()(grouped(command))
-app.add_typer(lab.app, name="lab")
-app.add_typer(bench.app, name="bench")
+# Modules with an `app` of that name.
+_GROUPS: Final = ("lab", "bench")
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """With the one command that `arguments` call, if they begin with one, else with all of them.
+
+    What the others need is not imported: on a Raspberry Pi that takes seconds.
+    """
+    app = typer.Typer(
+        name="halo",
+        help="Run a language model on several small machines joined by a bad network.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    called = arguments[:1]
+    if not called or called[0] not in (*_COMMANDS, *_GROUPS):
+        called = (*_COMMANDS, *_GROUPS)
+    for name in called:
+        module = import_module(f"halo_edge.cli.{_COMMANDS.get(name, name)}")
+        if name in _GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command()(grouped(getattr(module, name)))
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -45,7 +66,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -63,8 +83,10 @@ def main() -> None:
     """Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        app_for(sys.argv[1:])()
     except HaloError as error:
+        from halo_edge.cli.console import notes
+
         notes.print(f"halo: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -31,6 +31,7 @@ from halo_edge.bench.report import render, write_plots
 from halo_edge.bench.result import Document, document, rows_of, to_json
 from halo_edge.bench.scaling import SCALING
 from halo_edge.bench.unequal import UNEQUAL
+from halo_edge.bench.unreliable import unreliable
 from halo_edge.bench.validation import VALIDATION
 from halo_edge.cli.compute import model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
@@ -104,6 +105,12 @@ def _relaxed(*, text: Text, options: BenchOptions) -> None:
     _run(relaxed(text), options)
 
 
+def _unreliable(*, text: Text, options: BenchOptions) -> None:
+    """One of four devices loses 15 %: what the scheduler makes of it, in time and quality (Linux,
+    root)."""
+    _run(unreliable(text), options)
+
+
 def _off_domain(*, profile: Profile, options: BenchOptions) -> None:
     """What fills repair on source code, with a profile made without any (Linux, root)."""
     _run(off_domain(profile), options)
@@ -160,7 +167,15 @@ def _all(
     """Every experiment: those of the lab where it is possible, those on text where --text is given,
     off-domain where --profile is."""
     on_text: list[AnyExperiment] = [] if text is None else [quality(text)]
-    on_text_in_lab: list[AnyExperiment] = [] if text is None else [relaxed(text), ablation(text)]
+    on_text_in_lab: list[AnyExperiment] = (
+        []
+        if text is None
+        else [
+            relaxed(text),
+            unreliable(text),
+            ablation(text),
+        ]
+    )
     _run_all([overhead(), PREFILL, *on_text], [*LAB_EXPERIMENTS, *on_text_in_lab], profile, options)
 
 
@@ -184,6 +199,7 @@ for _command in (
     _prefill,
     _quality,
     _relaxed,
+    _unreliable,
     _off_domain,
     _ablation,
     _predictor,

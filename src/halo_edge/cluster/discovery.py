@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import zenoh
@@ -20,6 +21,9 @@ DISCOVERY_S: Final = 4.0
 EXPECTED_S: Final = 30.0
 # Peers that hear each other at all do so within some 0.1 s of one another.
 SETTLE_S: Final = 1.0
+# Where who comes later is let in, nobody need be waited for but those who are as quick as others.
+LET_IN_S: Final = 0.2
+MAX_ASKED_AT_ONCE: Final = 16
 ASK_TIMEOUT_S: Final = 3.0
 POLL_S: Final = 0.05
 
@@ -30,11 +34,12 @@ def find_workers(
     *,
     expected: int | None,
     timeout_s: float,
+    settle_s: float = SETTLE_S,
     check: Callable[[], None] = lambda: None,
 ) -> list[WorkerInfo]:
     """The workers of `cluster`, by name; returns early once there are `expected` of them.
 
-    Without a number expected, when some were found and no more have come for `SETTLE_S`.
+    Without a number expected, when some were found and no more have come for `settle_s`.
 
     `check` is called while waiting and may raise. Raises `HaloError` if there are none, or fewer
     than expected, and says which other clusters there are.
@@ -47,7 +52,7 @@ def find_workers(
         now = time.monotonic()
         alive = control.alive(session, control.worker_key(cluster, "*"))
         if alive != keys:
-            keys, settled_at = alive, now + SETTLE_S
+            keys, settled_at = alive, now + settle_s
         if expected is not None and len(keys) >= expected:
             keys = keys[:expected]
             break
@@ -56,7 +61,8 @@ def find_workers(
         time.sleep(POLL_S)
     if not keys or (expected is not None and len(keys) < expected):
         raise HaloError(_too_few(session, cluster, len(keys), expected, timeout_s))
-    return [describe(session, key) for key in keys]
+    with ThreadPoolExecutor(min(len(keys), MAX_ASKED_AT_ONCE)) as pool:
+        return list(pool.map(lambda key: describe(session, key), keys))
 
 
 def check_usable(worker: WorkerInfo) -> None:

@@ -115,10 +115,6 @@ class LiveDevices:
             if told.rounds >= ROUNDS and known.new:
                 known.observed.protocol(told.round_cpu_s - told.cpu_s, seconds, known.new)
 
-    def samples(self, device: DeviceId) -> int:
-        """Rounds that were heard of."""
-        return self._devices[device].observed.samples
-
     def cluster(self, workers: Sequence[DeviceId]) -> Cluster:
         """The root and these."""
         chosen = [self._devices[device] for device in (ROOT, *workers)]

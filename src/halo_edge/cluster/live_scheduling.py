@@ -31,13 +31,14 @@ def live_scheduling(
     wire: Wire,
     relax: RelaxOptions,
     threads: int,
+    kv_cells: int,
     replicas: int,
     ask: Callable[[str], WorkerInfo],
 ) -> Scheduling:
-    """`threads`: the root's. `replicas`: see `Workload`. `ask`: see `Scheduling`. Measures this
-    device, if it has not been.
+    """`threads`, `kv_cells`: the root's. `replicas`: see `Workload`. `ask`: see `Scheduling`. This
+    device is measured with the first plan, if it has not been.
 
-    Raises `HaloError` if it cannot be measured.
+    Raises `HaloError` for a model with which it cannot be.
     """
     requantised = packing.profile is not None and packing.down is DownType.Q8_0
     task = benchmark_task(gguf, ggml.GGML_TYPE_Q8_0 if requantised else None, wire)
@@ -51,8 +52,12 @@ def live_scheduling(
         kl_budget=relax.kl_budget,
         criticality=criticality,
         max_copies=relax.max_copies,
+        cells=kv_cells,
         replicas=replicas,
     )
-    own = Benchmarks(user_shards(), threads).of(task, None)
-    devices = LiveDevices(shape, own.profile, threads)
+
+    def devices() -> LiveDevices:
+        own = Benchmarks(user_shards(), threads).of(task, None)
+        return LiveDevices(shape, own.profile, threads)
+
     return Scheduling(devices, Replanning(workload), Measuring(session, cluster, task), ask)

@@ -33,6 +33,9 @@ class LocalWorkers:
     directory.
     """
 
+    cluster: Final = CLUSTER
+    start_timeout_s: Final = START_TIMEOUT_S
+
     def __init__(self, n: int, threads: int) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="halo-"))
         self._logs = [self._directory / f"worker-{i}.log" for i in range(1, n + 1)]

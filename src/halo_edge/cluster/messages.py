@@ -179,3 +179,13 @@ def decode(data: bytes, kind: type[_Message], sender: str) -> _Message:
             f"{sender} sent a malformed {kind.__name__} ({error}); "
             f"is it another version of HALO Edge?"
         ) from None
+
+
+def prepare(*kinds: type) -> None:
+    """Work out now how they are decoded. msgspec 0.22 does that when a type is decoded for the
+    first time, and ends the process where two threads do so at once."""
+    for kind in kinds:
+        msgspec.json.Decoder(kind)
+
+
+prepare(WorkerInfo, Assignment, AssignmentReply, ShardPiece, FillPiece, TraceReply, ClockReply)

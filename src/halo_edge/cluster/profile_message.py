@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from halo_edge.cluster.messages import Name, Text
+from halo_edge.cluster.messages import Name, Text, prepare
 from halo_edge.compute.wire import WireFormat
 from halo_edge.errors import HaloError
 from halo_edge.plan.device_profile import NUMBERS, DeviceProfile
@@ -81,3 +81,6 @@ def profile_of(reply: BenchmarkReply, worker: str) -> DeviceProfile:
             f"{worker} could not measure itself: {reply.error or 'it does not say why'}"
         )
     return msgspec.convert(msgspec.structs.asdict(reply.profile) | {"name": worker}, DeviceProfile)
+
+
+prepare(BenchmarkTask, BenchmarkReply, DeviceProfile)

@@ -39,7 +39,10 @@ class Replanner:
     """`ask` gets a worker's description. `carry_out` makes a plan with these workers the one in
     use; `hurry` does the same with one that moves nothing, leaving out what takes time. It says
     whether it did: then the plan is to be carried out again. All may raise `HaloError`. `tell` is
-    given a line for the user."""
+    given a line for the user.
+
+    Its thread starts with `follow`, or `plan_and_follow`.
+    """
 
     def __init__(
         self,
@@ -51,16 +54,14 @@ class Replanner:
         carry_out: CarryOut,
         hurry: Hurry,
         tell: Callable[[str], None],
-        first: Planned | None = None,
     ) -> None:
-        """`session`: the root's. `workers`: of `plan`, which is in use. `first`: a plan that was
-        made for them already, and the user told of; it takes its place."""
+        """`session`: the root's. `workers`: that are there. `plan`: in use."""
         self._session = session
         self._workers = dict(workers)
         self._numbers = {worker.worker: device for device, worker in workers.items()}
         self._members = tuple(workers)
         self._plan = plan
-        self._ready = {DeviceId(device) for device in plan.workers}
+        self._ready = _parts(plan)
         self._planner = planner
         self._ask = ask
         self._carry_out = carry_out
@@ -70,10 +71,16 @@ class Replanner:
         self._urgent = False  # somebody left since it was last looked who might replace it
         self._incomplete = False  # the plan in use is to be carried out again
         self._admission = Admission(workers)
-        self._first = first
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="replanner", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def follow(self) -> None:
+        """From now on; the plan in use was made for these workers."""
+        self._start(self._follow)
+
+    def plan_and_follow(self) -> None:
+        """From now on; the plan in use is one without them, until there is a better one."""
+        self._start(self._plan_and_follow)
 
     def put(self, event: Came | Left | Needed) -> None:
         """Any thread may. What is more than anybody causes is not heard of."""
@@ -85,17 +92,36 @@ class Replanner:
         self._closed = True
         with contextlib.suppress(queue.Full):  # then there is something to wake it
             self._events.put_nowait(None)
-        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
 
-    def _run(self) -> None:
+    def _start(self, run: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                run()
+            except Exception:
+                if not self._closed:  # what fails at the end is that the control plane has gone
+                    raise
+
+        self._thread = threading.Thread(target=guarded, name="replanner", daemon=True)
+        self._thread.start()
+
+    def _plan_and_follow(self) -> None:
+        workers = self._chosen(self._members)
         try:
-            first = self._first
-            if first is not None:
-                self._make(self._chosen(self._members), lambda: first)
-            self._follow()
-        except Exception:
-            if not self._closed:  # what fails at the end is that the control plane has gone
-                raise
+            made = self._planner.plan(workers)
+            self._tell(in_words("plan", made, workers))
+            # Also where its shares are those in use: in a plan that lasts weights are repacked.
+            self._carry_out(made.plan, workers)
+        except HaloError as error:
+            self._failed(error)
+            self._members = ()
+            for device in workers:  # they are wanted, when it is time to try again
+                self._admission.came(device, has_part=False)
+        else:
+            self._ready = _parts(made.plan)
+            self._in_use(made.plan, workers)
+        self._follow()
 
     def _follow(self) -> None:
         while not self._closed:
@@ -158,7 +184,7 @@ class Replanner:
         except HaloError as error:
             self._failed(error)
             return True
-        self._ready = {DeviceId(device) for device in made.plan.workers}
+        self._ready = _parts(made.plan)
         self._plan, self._members = made.plan, tuple(chosen)
         self._admission.replaced(left, time.monotonic())
         self._planner.planned(time.monotonic())
@@ -200,17 +226,19 @@ class Replanner:
         """A plan with these workers."""
         try:
             made = plan()
-            parts = {DeviceId(device) for device in made.plan.workers}
+            parts = _parts(made.plan)
             if _held(made.plan) != _held(self._plan) or not parts <= self._ready:
                 self._carry_out(made.plan, workers)
                 self._ready = parts
-                if made is not self._first:
-                    self._tell(in_words("a new plan", made, workers))
                 self._incomplete = False
+                self._tell(in_words("a new plan", made, workers))
         except HaloError as error:
             self._failed(error)
-            return
-        self._plan, self._members = made.plan, tuple(workers)
+        else:
+            self._in_use(made.plan, workers)
+
+    def _in_use(self, plan: Plan, workers: Workers) -> None:
+        self._plan, self._members = plan, tuple(workers)
         self._admission.planned(frozenset(workers), time.monotonic())
         self._planner.planned(time.monotonic())
 
@@ -219,6 +247,10 @@ class Replanner:
         self._planner.planned(time.monotonic())  # not again at once
         if not self._closed:
             self._tell(f"no new plan yet: {error}")
+
+
+def _parts(plan: Plan) -> set[DeviceId]:
+    return set(map(DeviceId, plan.workers))
 
 
 def _held(plan: Plan) -> dict[int, tuple[range, tuple[range, ...]]]:

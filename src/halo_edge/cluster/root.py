@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from uuid import uuid4
 
 import zenoh
@@ -19,8 +18,8 @@ from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.live_scheduling import live_scheduling
 from halo_edge.cluster.membership import Came, Left, Membership, Needed
-from halo_edge.cluster.messages import Transport, WorkerInfo
-from halo_edge.cluster.planner import FixedShares, Planned, Planner, Workers, check_split
+from halo_edge.cluster.messages import WorkerInfo
+from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
 from halo_edge.cluster.replanner import Replanner, in_words
 from halo_edge.cluster.root_end import RootEnd
@@ -45,14 +44,6 @@ from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.statistics import Statistics
 
 __all__ = ["DEFAULT_STALL_TIMEOUT_S", "Cluster", "RoundsOptions"]
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """What a session begins with."""
-
-    plan: Plan
-    epoch: Epoch
 
 
 class Cluster:
@@ -101,7 +92,8 @@ class Cluster:
     def gather(
         self, runtime: Runtime, activations: Activations, inputs: StepInputs, tracer: Tracer
     ) -> RoundsFfn:
-        """Hand the workers their shards and open the link: the FFN for an engine.
+        """Open the link, and hand the workers their shards: the FFN for an engine. A root that can
+        do without them begins at once, and they are measured and loaded meanwhile.
 
         `inputs`: whose tokens each step has. The workers record where their time goes if `tracer`
         does. Raises `HaloError` for a worker that refuses, or does not answer.
@@ -139,17 +131,23 @@ class Cluster:
             encoder,
             options.stall_timeout_s,
         )
-        scheduling = self._scheduling(runtime.threads)
+        scheduling = self._scheduling(runtime.threads, inputs.max_kv)
         planner: Planner = scheduling or FixedShares(
             self.packing.shape, options.split, options.replicas or 0
         )
-        made = planner.plan(self.workers)
-        self._plan = made.plan
-        if scheduling is not None:
-            self._tell(in_words("plan", made, self.workers))
-        begun = self._begin(epochs, made, scheduling)
+        # Over TCP workers cannot come later.
+        alone = scheduling.alone() if scheduling is not None and end.may_change else None
+        if alone:
+            self._plan = alone
+            epoch = epochs.alone(alone)
+        else:
+            made = planner.plan(self.workers)
+            self._plan = made.plan
+            if scheduling is not None:
+                self._tell(in_words("plan", made, self.workers))
+            epoch = epochs.make(made.plan, self._with_part(made.plan, self.workers))
         self._gather = RoundsFfn(
-            begun.epoch,
+            epoch,
             options.relax,
             end.open(options.wrap_link),
             encoder,
@@ -165,25 +163,18 @@ class Cluster:
             self._replanner = Replanner(
                 self.name,
                 self.workers,
-                begun.plan,
+                self._plan,
                 planner,
                 self._ask,
                 self._replan,
                 self._replan_in_a_hurry,
                 self._tell,
-                made if begun.plan is not made.plan else None,
             )
+            if alone:
+                self._replanner.plan_and_follow()
+            else:
+                self._replanner.follow()
         return self._gather
-
-    def _begin(self, epochs: Epochs, made: Planned, scheduling: Scheduling | None) -> _Begun:
-        """With the plan that was made; or, where the root can do without others until they have
-        their parts, at once."""
-        workers = self._with_part(made.plan, self.workers)
-        if scheduling is not None and workers and self._options.transport is Transport.UDP:
-            alone = scheduling.alone()
-            if alone is not None:
-                return _Begun(alone.plan, epochs.alone(alone.plan))
-        return _Begun(made.plan, epochs.make(made.plan, workers))
 
     @property
     def plan(self) -> Plan:
@@ -209,6 +200,8 @@ class Cluster:
         Raises `HaloError` for what takes a profile and has none.
         """
         self._opened().relax(options)
+        if self._scheduled is not None:
+            self._scheduled.relax(options.kl_budget)
 
     @property
     def statistics(self) -> Statistics:
@@ -271,7 +264,7 @@ class Cluster:
         self.workers = {**self.workers, **workers}
         self._opened().adopt(epoch)
 
-    def _scheduling(self, threads: int) -> Scheduling | None:
+    def _scheduling(self, threads: int, kv_cells: int) -> Scheduling | None:
         options = self._options
         if not options.scheduled or options.split is not None:
             return None
@@ -283,6 +276,7 @@ class Cluster:
             options.wire,
             options.relax,
             threads,
+            kv_cells,
             1 if options.replicas is None else options.replicas,
             self._ask,
         )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, Protocol
 
 from halo_edge.cluster.limits import read_limits
@@ -22,7 +23,7 @@ from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
 from halo_edge.plan.bound import bound_s
 from halo_edge.plan.link import Link
-from halo_edge.plan.memory import capacities, tile_groups
+from halo_edge.plan.memory import capacities, groups_at_root, tile_groups
 from halo_edge.plan.plan import Plan
 from halo_edge.plan.prediction import Predictions
 from halo_edge.plan.replanning import Replanning
@@ -65,11 +66,15 @@ class Outlook:
 
 
 class Scheduling:
-    """A `Planner`. `ask` gets what a worker says of itself, and raises `HaloError`."""
+    """A `Planner`. `ask` gets what a worker says of itself, and raises `HaloError`.
+
+    `devices` measures the root, and may raise `HaloError`; it is called with the first plan, so
+    that who begins alone need not wait for it.
+    """
 
     def __init__(
         self,
-        devices: LiveDevices,
+        devices: Callable[[], LiveDevices],
         replanning: Replanning,
         measures: Measures,
         ask: Callable[[str], WorkerInfo],
@@ -79,10 +84,14 @@ class Scheduling:
         self.outlook: Outlook | None = None
         """Once the plan in use was looked at. Any thread may ask."""
         self._seen = -1  # rounds of one token
-        self._devices = devices
+        self._make_devices = devices
         self._replanning = replanning
         self._measures = measures
         self._ask = ask
+
+    @cached_property
+    def _devices(self) -> LiveDevices:
+        return self._make_devices()
 
     def plan(self, workers: Workers) -> Planned:
         """Raises `HaloError` for devices that cannot hold the model together."""
@@ -120,12 +129,12 @@ class Scheduling:
         except HaloError:
             return Measured(self._devices.own_benchmark, None, Link())
 
-    def alone(self) -> Planned | None:
+    def alone(self) -> Plan | None:
         """The root without anybody; None where it has too little memory for that."""
-        self._look_at({})
-        n_groups = self._replanning.workload.shape.partition.n_groups
-        (fits,) = capacities(self._devices.cluster([]), self._replanning.workload)
-        return Planned(Plan((range(n_groups),))) if fits == n_groups else None
+        workload = self._replanning.workload
+        n_groups = workload.shape.partition.n_groups
+        fits = groups_at_root(read_limits().memory_bytes, workload)
+        return Plan((range(n_groups),)) if fits == n_groups else None
 
     def better(self, plan: Plan, workers: Workers, now: float) -> Planned | None:
         """Raises `HaloError` where what there is by now cannot hold the model. None while nothing
@@ -137,13 +146,19 @@ class Scheduling:
         numbers = list(workers)
         self._hear(workers)
         in_use = _of(plan, numbers)
-        self._compare(in_use, numbers)
         cluster, workload = self._devices.cluster(numbers), self._replanning.workload
+        in_use = Predictions(cluster, workload).as_sent(in_use)
+        self._compare(in_use, numbers)
+        cluster = self._devices.cluster(numbers)
         self.outlook = Outlook(
             Predictions(cluster, workload).tpot_s(in_use), bound_s(cluster, workload)
         )
         found = self._replanning.better(cluster, in_use, now)
         return None if found is None else _planned(found, numbers)
+
+    def relax(self, kl_budget: float) -> None:
+        """Nats a token that may be spent from now on. Any thread may say so."""
+        self._replanning.relax(kl_budget)
 
     def planned(self, now: float) -> None:
         self._replanning.planned(now)

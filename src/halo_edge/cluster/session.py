@@ -7,19 +7,30 @@ cannot tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from halo_edge.cluster.control import ControlOptions, open_control
-from halo_edge.cluster.discovery import DISCOVERY_S, EXPECTED_S, find_workers
-from halo_edge.cluster.local import CLUSTER, START_TIMEOUT_S, LocalWorkers
+from halo_edge.cluster.discovery import (
+    DISCOVERY_S,
+    EXPECTED_S,
+    LET_IN_S,
+    SETTLE_S,
+    find_workers,
+)
+from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.root import Cluster, RoundsOptions
 from halo_edge.cluster.trace_fetch import Timeline, root_trace
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.load import LoadedModel, load
 from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
+
+if TYPE_CHECKING:
+    from halo_edge.cluster.local import LocalWorkers
 
 
 @dataclass(frozen=True)
@@ -67,40 +78,60 @@ def open_session(
     Raises `HaloError` for anything that keeps the model or the workers from being used.
     """
     rounds = options.rounds
+    if options.control is None and not options.workers:
+        if rounds.wrap_link is not None or rounds.split is not None:
+            raise HaloError("--impair and --split need workers; give --workers 1 or more")
+        model = _load(options)
+        yield Session(model, model.local_ffn())
+        return
     with ExitStack() as stack:
-        local = None
-        if options.control is None and options.workers:  # first: they start while we load
-            local = stack.enter_context(LocalWorkers(options.workers, options.threads))
+        local = stack.enter_context(_local(options)) if options.control is None else None
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        loading = pool.submit(_load, options)  # while workers start, or are found
+        pool.shutdown(wait=False)
+
+        def check() -> None:
+            if local is not None:
+                local.check()
+            if loading.done():
+                loading.result()  # raises what opening the model raised
+
+        if local is not None:
+            control, name, timeout_s = local.session, local.cluster, local.start_timeout_s
             # They share the cores with the root, which alone would be faster.
             rounds = replace(rounds, scheduled=False)
-        model = load(
-            options.model,
-            threads=options.threads,
-            context=options.context,
-            tracer=options.tracer,
-        )
-        if local is not None:
-            control, name = local.session, CLUSTER
-            found = find_workers(
-                control,
-                name,
-                expected=options.workers,
-                timeout_s=START_TIMEOUT_S,
-                check=local.check,
-            )
-        elif options.control is not None:
-            control, name = open_control(options.control), options.control.cluster
-            stack.callback(control.close)
-            timeout_s = DISCOVERY_S if options.workers is None else EXPECTED_S
-            found = find_workers(control, name, expected=options.workers, timeout_s=timeout_s)
         else:
-            if rounds.wrap_link is not None or rounds.split is not None:
-                raise HaloError("--impair and --split need workers; give --workers 1 or more")
-            yield Session(model, model.local_ffn())
-            return
+            assert options.control is not None
+            control, name = open_control(options.control), options.control.cluster
+            timeout_s = DISCOVERY_S if options.workers is None else EXPECTED_S
+            stack.callback(control.close)
+        may_come_later = rounds.split is None and rounds.transport is Transport.UDP
+        found = find_workers(
+            control,
+            name,
+            expected=options.workers,
+            timeout_s=timeout_s,
+            settle_s=LET_IN_S if may_come_later else SETTLE_S,
+            check=check,
+        )
+        model = loading.result()
         cluster = stack.enter_context(
             Cluster(control, name, found, model.gguf, model.params, rounds, progress, tell)
         )
         forward = model.forward
         gather = cluster.gather(model.runtime, forward.activations, forward.inputs, options.tracer)
         yield Session(model, gather, cluster, local.pids if local is not None else ())
+
+
+def _load(options: SessionOptions) -> LoadedModel:
+    return load(
+        options.model, threads=options.threads, context=options.context, tracer=options.tracer
+    )
+
+
+def _local(options: SessionOptions) -> LocalWorkers:
+    # With all that a worker's process needs, which a root has no other use for.
+    from halo_edge.cluster.local import LocalWorkers
+
+    assert options.workers
+    return LocalWorkers(options.workers, options.threads)

@@ -31,10 +31,11 @@ class StepInputs:
     `tokens`: i32[T], `positions`: i32[T], `sequences`: i64[T] (whose they are; no graph reads it),
     `cells`: i64[T] (where each token's key and value go), `mask`: f16[T, kv] (0 where the token may
     look, -inf elsewhere; kv is the KV bucket; flat storage, as the shape changes from step to
-    step).
+    step). `max_kv`: the cells there are.
     """
 
     def __init__(self, max_tokens: int, max_kv: int) -> None:
+        self.max_kv = max_kv
         self.tokens: NDArray[np.int32] = aligned((max_tokens,), np.int32)
         self.positions: NDArray[np.int32] = aligned((max_tokens,), np.int32)
         self.sequences: NDArray[np.int64] = np.zeros(max_tokens, np.int64)

@@ -43,6 +43,7 @@ WEIGHT_TYPES: Final = frozenset(
 
 T = TypeVar("T")
 
+_LENGTH: Final = struct.Struct("<Q")
 _STRING: Final = 8
 _ARRAY: Final = 9
 _SCALAR_FORMATS: Final = {
@@ -103,13 +104,25 @@ class _Cursor:
         return int(self.scalar(layout))
 
     def string(self) -> str:
-        size = self.count()
-        self.need(size)
-        if size > MAX_STRING_BYTES:
-            raise _Malformed(f"a string of {size:,} bytes")
-        start = self.position
-        self.position += size
-        return self.buffer[start : self.position].decode("utf-8", errors="replace")
+        return self.strings(1)[0]
+
+    def strings(self, count: int) -> list[str]:
+        """One loop, as vocabularies have a hundred thousand of them."""
+        buffer, start, end = self.buffer, self.position, len(self.buffer)
+        found = []
+        for _ in range(count):
+            if start + _LENGTH.size > end:
+                raise _EndOfFile
+            (size,) = _LENGTH.unpack_from(buffer, start)
+            start += _LENGTH.size
+            if start + size > end:
+                raise _EndOfFile
+            if size > MAX_STRING_BYTES:
+                raise _Malformed(f"a string of {size:,} bytes")
+            found.append(str(buffer[start : start + size], "utf-8", "replace"))
+            start += size
+        self.position = start
+        return found
 
     def need(self, size: int) -> None:
         if size < 0 or self.position + size > len(self.buffer):
@@ -131,7 +144,7 @@ class _Cursor:
             raise _Malformed(f"an array of {count:,} entries")
         if kind == _STRING:
             self.need(8 * count)  # each string has at least its length
-            return [self.string() for _ in range(count)]
+            return self.strings(count)
         if kind not in _SCALAR_FORMATS:
             raise _Malformed(f"metadata array of unsupported type {kind}")
         dtype = np.dtype(_SCALAR_FORMATS[kind])

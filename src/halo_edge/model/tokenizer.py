@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
-from gguf.constants import TokenType
 
 from halo_edge.errors import HaloError
 from halo_edge.model.bpe import ByteLevelBpe, pre_tokenizer
@@ -20,6 +19,7 @@ from halo_edge.model.spm import SentencePiece
 from halo_edge.model.vocabulary import (
     BYTE_LEVEL,
     SENTENCE_PIECE,
+    TokenType,
     Vocabulary,
     byte_value,
     damaged,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 import numpy as np
-from gguf.constants import TokenType
 from numpy.typing import NDArray
 
 from halo_edge.errors import HaloError
@@ -58,11 +58,23 @@ _OLD_NAMES: Final = {
 _ENDS_GENERATION_TOO: Final = ("fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id")
 
 
+class TokenType(IntEnum):
+    """GGUF's kinds of tokens; `gguf`'s own, which takes longer to import than a vocabulary to
+    read."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Token `i` has the text `texts[i]` (as stored, not what it stands for) and kind `kinds[i]`.
 
-    `kinds` holds `gguf.TokenType` values. `ids` is the inverse of `texts`.
+    `kinds` holds `TokenType` values. `ids` is the inverse of `texts`.
     """
 
     texts: Sequence[str]

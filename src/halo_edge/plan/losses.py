@@ -70,6 +70,10 @@ class Losses:
         x = Fates.of(workload.x(tokens).datagrams, way.to.missing(copies.x))
         return 1 - x.whole * (1 - way.back.missing(copies.partial))
 
+    def best_copies(self) -> tuple[Copies, ...]:
+        """Of every device; the root, which needs none, has one."""
+        return (Copies(), *(self.copies(d) for d in range(1, len(self._timelines.ways))))
+
     def copies(self, d: int) -> Copies:
         """How often chunks best travel on a worker's link: that which makes
         r n t + n p q^(r-1) T least, with t the time of a datagram, T that of a recovery, p and q

@@ -12,24 +12,32 @@ from halo_edge.plan.model_shape import ModelShape
 from halo_edge.plan.workload import Workload
 
 KV_VALUE_BYTES: Final = 2  # f16
+ROOT_PROCESS_BYTES: Final = 96 << 20
+"""What a root's process takes beyond a worker's: the scheduler's solver (23 MB), its benchmark for
+some seconds (48 MB), and a profile with the fills of three workers (50 MB, of the demo model)."""
 
 
 def capacities(cluster: Cluster, workload: Workload) -> list[int]:
     """How many groups of every layer each device can keep in memory, at most all there are."""
-    shape = workload.shape
-    n_groups = shape.partition.n_groups
-    found = []
-    for d, device in enumerate(cluster.devices):
-        if device.memory_bytes is None:
-            found.append(n_groups)
-            continue
-        more = 0.0 if d else _root_bytes(workload)
-        found.append(groups_in(device.memory_bytes - more, shape))
-    return found
+    root, *workers = (device.memory_bytes for device in cluster.devices)
+    return [
+        groups_at_root(root, workload),
+        *(groups_in(memory_bytes, workload.shape) for memory_bytes in workers),
+    ]
 
 
-def groups_in(memory_bytes: float, shape: ModelShape) -> int:
-    """How many groups of every layer a worker with so much memory can keep in it."""
+def groups_at_root(memory_bytes: float | None, workload: Workload) -> int:
+    """As `groups_in`, of the root, which holds more than groups."""
+    if memory_bytes is not None:
+        memory_bytes -= _root_bytes(workload)
+    return groups_in(memory_bytes, workload.shape)
+
+
+def groups_in(memory_bytes: float | None, shape: ModelShape) -> int:
+    """How many groups of every layer a worker with so much memory can keep in it; None: with
+    enough."""
+    if memory_bytes is None:
+        return shape.partition.n_groups
     free = memory_bytes - PROCESS_BYTES
     return min(shape.partition.n_groups, max(0, int(free // shape.group_bytes)))
 
@@ -40,12 +48,11 @@ def tile_groups(shape: ModelShape) -> int:
 
 
 def _root_bytes(workload: Workload) -> float:
-    """What only the root holds: attention, embedding and head, and the KV cache."""
+    """What only the root holds: attention, embedding and head, the KV cache, and its process."""
     shape = workload.shape
     weights = shape.n_layers * shape.attention_weights + 2 * shape.head_weights
-    cells = workload.prompt + workload.answer
-    kv = 2 * KV_VALUE_BYTES * shape.kv_width * cells * shape.n_layers
-    return weights * shape.weight_bytes + kv
+    kv = 2 * KV_VALUE_BYTES * shape.kv_width * workload.kv_cells * shape.n_layers
+    return ROOT_PROCESS_BYTES + weights * shape.weight_bytes + kv
 
 
 def residents(

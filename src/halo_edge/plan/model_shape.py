@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from halo_edge.groups.partition import GROUP_SIZE, Partition
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
-from halo_edge.model.synth import SyntheticShape
+
+if TYPE_CHECKING:
+    from halo_edge.model.synth import SyntheticShape  # with what it writes files
 
 
 @dataclass(frozen=True)

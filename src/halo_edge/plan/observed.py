@@ -62,11 +62,6 @@ class Observed:
         self._attention_s = Estimate(costs.attention_s(1, 0))
         self._step_s = Estimate(costs.prepare_s(1) + costs.head_s())
 
-    @property
-    def samples(self) -> int:
-        """Rounds that were heard of."""
-        return self._bytes_per_s.samples
-
     def ffn(self, neurons: int, cpu_s: float, wall_s: float, rounds: int) -> None:
         """Means of so many decoded tokens' FFN in one layer, of which it has so many neurons."""
         if not neurons or not cpu_s > 0:

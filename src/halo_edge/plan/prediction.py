@@ -6,7 +6,7 @@ docs/planning.md has the formulas, and says what they leave out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,11 @@ class Predictions:
             damage_nats=float(damage.sum()),
             at_stake_nats=float(at_stake.sum()),
         )
+
+    def as_sent(self, plan: Plan) -> Plan:
+        """With chunks travelling as often as is best on the links as they are: rounds in use see to
+        that by themselves."""
+        return replace(plan, copies=self.losses.best_copies())
 
     def tpot_s(self, plan: Plan) -> float:
         """Without the rest."""

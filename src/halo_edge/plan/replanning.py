@@ -16,13 +16,18 @@ from typing import Final, TypeAlias
 from halo_edge.errors import HaloError
 from halo_edge.plan.device import Cluster, Device
 from halo_edge.plan.plan import Plan
-from halo_edge.plan.prediction import Predictions
+from halo_edge.plan.prediction import Prediction, Predictions
 from halo_edge.plan.schedule import LeftOut, Objective, Schedule, schedule
 from halo_edge.plan.workload import Workload
 
 WORTH: Final = 0.2
 """The share of a token's time, at least, that another plan has to save. Predictions of one plan
 move about by a tenth."""
+SAFER: Final = 0.5
+"""Another plan that takes no longer is also worth it if it leaves at most so much of the damage at
+stake: the critical groups no longer on a device whose link has turned out to be bad."""
+AT_STAKE: Final = 0.1
+"""The share of the budget that has to be at stake for that."""
 CHANGED: Final = 0.25
 """Devices that are the same but for so much are not planned for anew: it takes the root half a
 second of computing."""
@@ -65,21 +70,37 @@ class Replanning:
         predictions = Predictions(cluster, self.workload)
         # Those that were found a while ago, too, from what is known now.
         candidates = [
-            replace(each, cluster=cluster, prediction=predictions.of(each.plan))
+            replace(
+                each, cluster=cluster, prediction=predictions.of(predictions.as_sent(each.plan))
+            )
             for each in candidates
         ]
-        now_s = predictions.tpot_s(plan)
+        in_use = predictions.of(predictions.as_sent(plan))
+        now_s = in_use.tpot_s
         costs = [self._cost_s(cluster, plan, now_s, each) for each in candidates]
         cost_s, found = min(zip(costs, candidates, strict=True), key=lambda pair: pair[0])
         gain = 1 - found.prediction.tpot_s / now_s if now_s < math.inf else 1.0
-        if gain < WORTH or cost_s >= HORIZON_S:
-            self._gains_since = math.inf
-            return None
+        saves = gain >= WORTH and cost_s < HORIZON_S
+        if not saves:
+            safer = [each for each in candidates if self._safer(in_use, each.prediction)]
+            if not safer:
+                self._gains_since = math.inf
+                return None
+            gain, found = WORTH, min(safer, key=lambda each: each.prediction.at_stake_nats)
         if self._gains_since == math.inf:
             self._gains_since = now
             return None
-        steady = now - self._gains_since >= STEADY_S * WORTH / gain
+        steady = now - self._gains_since >= STEADY_S * (WORTH / gain)
         return found if steady and now - self._planned_at >= self._again_s else None
+
+    def _safer(self, in_use: Prediction, other: Prediction) -> bool:
+        """Only where damage may be done at all."""
+        at_stake = in_use.at_stake_nats
+        return (
+            0 < AT_STAKE * self.workload.kl_budget <= at_stake
+            and other.at_stake_nats <= SAFER * at_stake
+            and other.tpot_s <= in_use.tpot_s
+        )
 
     def _cost_s(self, cluster: Cluster, plan: Plan, now_s: float, other: Schedule) -> float:
         """How long what takes `HORIZON_S` now would take, with moving to the other plan."""
@@ -105,6 +126,11 @@ class Replanning:
         found = schedule(cluster, self.workload, self._objective)
         self._found[which] = (known, found)
         return found
+
+    def relax(self, kl_budget: float) -> None:
+        """Another budget, in nats a token."""
+        self.workload = replace(self.workload, kl_budget=kl_budget)
+        self._found = {}
 
     def planned(self, now: float) -> None:
         """There is another plan, for whatever reason, or one was tried."""

@@ -25,7 +25,7 @@ from typing import Final
 from halo_edge.errors import HaloError
 from halo_edge.plan.device import Cluster
 from halo_edge.plan.memory import capacities, residents, tile_groups
-from halo_edge.plan.plan import Copies, Plan, split
+from halo_edge.plan.plan import Plan, split
 from halo_edge.plan.prediction import Prediction, Predictions
 from halo_edge.plan.program import Kind, Program
 from halo_edge.plan.replicas import replicas
@@ -85,7 +85,7 @@ class _Search:
         self._predictions = Predictions(cluster, workload)
         self._capacity = capacities(cluster, workload)
         losses, workers = self._predictions.losses, range(1, len(cluster.devices))
-        self._copies = (Copies(), *(losses.copies(d) for d in workers))
+        self._copies = losses.best_copies()
         missing = [0.0, *(losses.missing(d, self._copies[d]) for d in workers)]
         self._reliable = sorted(workers, key=lambda d: missing[d])
         self._program = Program(

@@ -47,8 +47,9 @@ class Matrix(NamedTuple):
 class Workload:
     """`prompt`, `answer`: tokens. `kl_budget`: nats a token within which a round need not wait for
     what is lost; of use only where a calibration says how critical neuron groups are.
-    `max_copies`: how often a chunk may travel at once. `replicas`: how many other workers are to
-    hold each worker's groups. Raises ValueError for what makes no sense."""
+    `max_copies`: how often a chunk may travel at once. `cells`: that the root's KV cache has; None:
+    as many as it takes. `replicas`: how many other workers are to hold each worker's groups. Raises
+    ValueError for what makes no sense."""
 
     shape: ModelShape
     wire: Wire = Wire.MIXED
@@ -57,6 +58,7 @@ class Workload:
     kl_budget: float = 0.0
     criticality: Criticality | None = None
     max_copies: int = MAX_COPIES
+    cells: int | None = None
     replicas: int = 1
 
     def __post_init__(self) -> None:
@@ -73,6 +75,11 @@ class Workload:
     def context(self) -> int:
         """Tokens that a decoded token looks at, on average over the answer."""
         return self.prompt + (self.answer + 1) // 2
+
+    @property
+    def kv_cells(self) -> int:
+        """For which the root has memory."""
+        return self.prompt + self.answer if self.cells is None else self.cells
 
     @property
     def prefill_steps(self) -> tuple[int, ...]:

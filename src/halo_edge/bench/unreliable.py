@@ -1,0 +1,196 @@
+"""One device on a bad link: what the scheduler makes of it, in time and in quality.
+
+Four devices, none of which can do without the others: each has memory for little more than a
+quarter of the neurons. So the lossy one takes part, and the question is with which groups, how
+often chunks travel, and what that costs. Nobody is told of the loss: rounds find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from halo_edge.bench import markdown
+from halo_edge.bench.compared import DECODE_STEP, QUICK_WINDOW, WINDOW, Comparer, Comparison
+from halo_edge.bench.compared import Sample as Compared
+from halo_edge.bench.compared_columns import compared_columns
+from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
+from halo_edge.bench.lab_cluster import LabSample, lab_spec, open_lab_cluster
+from halo_edge.bench.markdown import Column
+from halo_edge.bench.median import Interval, median_of
+from halo_edge.bench.policies import BALANCED, DEVICES, STALL_TIMEOUT_S, check_profile
+from halo_edge.cluster.messages import Transport
+from halo_edge.lab.link import LinkSettings
+from halo_edge.lab.spec import LabSpec
+
+DELAY_MS: Final = 0.5
+SPEED: Final = 0.4
+LOSS: Final = 0.15
+LOSSY: Final = 1
+# Decoded before what counts: the loss is found out, and a plan made and carried out for it.
+SETTLE: Final = 150
+# A worker's process, and seven of the demo model's 24 groups; a root's, with attention, embedding
+# and the KV cache, and six.
+WORKER_BYTES: Final = 115 << 20
+ROOT_BYTES: Final = 270 << 20
+# Too little to read weights from for every token.
+STORAGE_BYTES_PER_S: Final = 2e6
+
+
+@dataclass(frozen=True)
+class Case:
+    """`loss`: each way, of one worker's link."""
+
+    loss: float
+    scheduled: bool
+
+    @property
+    def name(self) -> str:
+        shares = "scheduled" if self.scheduled else "equal"
+        return f"{_network(self.loss)}, {shares}"
+
+    def spec(self) -> LabSpec:
+        link = LinkSettings(delay_ms=DELAY_MS)
+        made = lab_spec("bench-unreliable", DEVICES, link=link, speed=SPEED)
+        lossy = replace(link, loss=self.loss)
+        root, *workers = made.devices
+        workers = [
+            replace(worker, memory_bytes=WORKER_BYTES, storage_bytes_per_s=STORAGE_BYTES_PER_S)
+            for worker in workers
+        ]
+        workers[LOSSY - 1] = replace(workers[LOSSY - 1], up=lossy, down=lossy)
+        return replace(made, devices=(replace(root, memory_bytes=ROOT_BYTES), *workers))
+
+
+def _network(loss: float) -> str:
+    return f"one loses {markdown.percent(loss)}" if loss else "clean"
+
+
+@dataclass(frozen=True)
+class Sample:
+    decoded: LabSample
+    compared: Compared
+
+    def __str__(self) -> str:
+        return f"{self.decoded}, {self.compared}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`groups`: of each device, [first, last + 1), in the order of importance, at the end of the
+    first repetition. `against_clean`: of TPOT, to the same shares without loss. `compared`: with a
+    strict run of the same session."""
+
+    network: str
+    scheduled: bool
+    groups: list[list[int]]
+    tpot_ms: float | None
+    interval_ms: Interval | None
+    against_clean: float | None
+    compared: Comparison
+    repetitions: int
+
+
+def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
+    """Scores the text in a file. Of `Size`, `tokens`: decoded for TPOT."""
+
+    @contextmanager
+    def opened(
+        settings: Settings, cases: Sequence[Case], tell: Tell
+    ) -> Iterator[Opened[Case, Sample]]:
+        check_profile(settings, [BALANCED.relax])
+        warnings: list[str] = []
+
+        def measure(case: Case) -> Sample:
+            with open_lab_cluster(
+                case.spec(),
+                settings.model,
+                Transport.UDP,
+                tell,
+                stall_timeout_s=STALL_TIMEOUT_S,
+                scheduled=case.scheduled,
+                profile=settings.profile,
+            ) as cluster:
+                size = settings.size
+                cluster.relax(BALANCED.relax)
+                decoded = cluster.measure(None, size.tokens, size.limit_s, SETTLE)
+                window = QUICK_WINDOW if settings.quick else WINDOW
+                comparer = Comparer(cluster, text, window, windows=1, clean=None)
+                compared = comparer.compare(case, BALANCED.relax, None, DECODE_STEP)
+                warnings.extend(f"{case.name}: {line}" for line in cluster.warnings())
+                return Sample(decoded, compared)
+
+        yield Opened(measure, lambda: warnings)
+
+    return Experiment(
+        name="unreliable",
+        row=Row,
+        model=None,
+        full=Size(repetitions=3, tokens=60, limit_s=240),
+        quick=Size(repetitions=1, tokens=24, limit_s=120),
+        cases=_cases,
+        open=opened,
+        rows=_rows,
+        table=_table,
+        plot=None,
+        options={"text": text.name},
+        in_lab=True,
+        uses_profile=True,
+    )
+
+
+def _cases(settings: Settings) -> list[Case]:
+    kinds = (True,) if settings.quick else (False, True)
+    return [Case(loss, scheduled) for loss in (0.0, LOSS) for scheduled in kinds]
+
+
+def _rows(taken: Mapping[Case, Sequence[Sample]]) -> list[Row]:
+    medians = {
+        case: median_of([sample.decoded.decoding.tpot for sample in samples])
+        for case, samples in taken.items()
+    }
+    rows = []
+    for case, samples in taken.items():
+        middle, clean = medians[case], medians.get(Case(0.0, case.scheduled))
+        clean_ms = clean.value if clean is not None else None
+        rows.append(
+            Row(
+                network=_network(case.loss),
+                scheduled=case.scheduled,
+                groups=_ranges(samples[0].decoded),
+                tpot_ms=middle.value,
+                interval_ms=middle.interval,
+                against_clean=middle.value / clean_ms if clean_ms and middle.value else None,
+                compared=Comparison.of([sample.compared for sample in samples]),
+                repetitions=middle.repetitions,
+            )
+        )
+    return rows
+
+
+def _ranges(sample: LabSample) -> list[list[int]]:
+    return [
+        [begin, begin + groups] for begin, groups in zip(sample.begins, sample.shares, strict=True)
+    ]
+
+
+def _table(rows: Sequence[Row]) -> str:
+    columns = (
+        Column[Row]("link of the first worker", lambda row: row.network, left=True),
+        Column[Row]("shares", lambda row: "scheduled" if row.scheduled else "equal", left=True),
+        Column[Row]("groups of root; workers", _groups, left=True),
+        Column[Row]("TPOT, ms", lambda row: markdown.number(row.tpot_ms)),
+        Column[Row]("interval", lambda row: markdown.interval(row.interval_ms)),
+        Column[Row]("against clean", lambda row: markdown.ratio(row.against_clean)),
+        *compared_columns(lambda row: row.compared, times=False),
+    )
+    return markdown.table(columns, rows)
+
+
+def _groups(row: Row) -> str:
+    """0 is the most important."""
+    parts = [f"{first} to {stop - 1}" if stop > first else "-" for first, stop in row.groups]
+    return "; ".join((parts[0], ", ".join(parts[1:])))
