@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_edge.plan.plan import Plan, split
-from halo_edge.plan.replicas import MAX_REPLICAS, inherited, replicas
 from halo_edge.plan.replanning import moved
+from halo_edge.plan.replicas import MAX_REPLICAS, inherited, replicas
 
 ALL = 1000
 """Room for everything."""

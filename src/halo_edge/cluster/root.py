@@ -5,13 +5,11 @@ The rounds themselves are in `rounds_ffn.py`, and what a plan makes of them in `
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
 import zenoh
 
-from halo_edge.cluster.assigning import Terms
 from halo_edge.cluster.discovery import check_usable
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
@@ -23,7 +21,6 @@ from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import RelaxOptions, Spent
 from halo_edge.cluster.replanner import Replanner, in_words
 from halo_edge.cluster.root_end import RootEnd
-from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.rounds_options import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.scheduling import Outlook, Scheduling
@@ -100,25 +97,13 @@ class Cluster:
         """
         options, wire = self._options, self._options.wire
         self._end = end = RootEnd(options.transport, self.workers)
-        x_codec = WireCodec(wire.x, self._params.hidden)
-        encoder = x_codec.encoder(activations.x)
-        layout = round_layout(
-            x_codec,
-            WireCodec(wire.partial, self._params.hidden),
-            n_layers=self._params.n_layers,
-            max_tokens=activations.max_tokens,
-            max_payload=end.max_payload,
-            window=end.window,
-        )
-        terms = Terms(
-            cluster=self._cluster,
-            session=self.name,
-            key=os.urandom(32),
-            layout=layout,
-            root_port=end.port,
-            transport=options.transport,
-            wire=wire,
-            width=self._params.hidden,
+        encoder = WireCodec(wire.x, self._params.hidden).encoder(activations.x)
+        terms = end.terms(
+            self._cluster,
+            self.name,
+            self._params,
+            wire,
+            activations.max_tokens,
             trace=tracer.recording,
         )
         self._epochs = epochs = Epochs(
