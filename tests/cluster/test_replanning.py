@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from halo_edge.cluster.benchmark_cache import Benchmark
 from halo_edge.cluster.control import ControlOptions, open_control
-from halo_edge.cluster.epoch import Epoch
-from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.messages import CONTROL_VERSION, TraceReply, WorkerInfo
 from halo_edge.cluster.planner import Planned
@@ -292,6 +290,7 @@ def test_the_root_begins_alone(
         cluster = session.cluster
         assert cluster is not None
         assert not cluster.members
+        go_on(session, lambda: bool(told))
         assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
         go_on(session, lambda: set(cluster.members) == {1, 2})
         for _ in range(3):
@@ -300,6 +299,7 @@ def test_the_root_begins_alone(
 
 
 GIB = 1 << 30
+TOKENS = 40
 
 
 def text(session: Session, until: Callable[[int], None] = lambda _: None) -> list[int]:
@@ -316,17 +316,15 @@ def text(session: Session, until: Callable[[int], None] = lambda _: None) -> lis
     return found
 
 
-TOKENS = 40
-
-
 def wait_for(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not happened():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.01)  # it looks again; nothing is expected of how long that takes
 
 
-def undisturbed(model: Path, **settings: Any) -> list[int]:
+def undisturbed(model: Path) -> list[int]:
+    """By this process alone."""
     options = SessionOptions(model, 1, 512, 0)
     with open_session(options) as session:
         return text(session)
@@ -346,20 +344,8 @@ def with_replicas(
         yield session, told
 
 
-def test_who_holds_replicas_goes_on_for_who_is_gone(
-    tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_holds_replicas_goes_on_for_who_is_gone(tiny_model: Path, workers: Workers) -> None:
     """From what is in memory: nothing is fetched, read or repacked; and the text is the same."""
-    made: list[float] = []
-    make = Epochs.make_strict
-
-    def timed(epochs: Epochs, *arguments: Any) -> Epoch:
-        begun = time.monotonic()
-        epoch = make(epochs, *arguments)
-        made.append(time.monotonic() - begun)
-        return epoch
-
-    monkeypatch.setattr(Epochs, "make_strict", timed)
     expected = undisturbed(tiny_model)
     with with_replicas(tiny_model, workers) as (session, told):
         cluster = session.cluster
@@ -377,7 +363,6 @@ def test_who_holds_replicas_goes_on_for_who_is_gone(
         before = cluster.spent
         assert text(session) == expected
         assert not cluster.spent.since(before).taken_over_by_device.get(2)
-    assert made[0] < 1.0  # some 20 ms, on a machine that does nothing else
     for name in ("a", "c"):
         assigned = [line for line in workers.said(name).splitlines() if "assigned" in line]
         assert "0.0 MB fetched, 0.0 MB on disk already" in assigned[1]

@@ -74,6 +74,14 @@ def test_nobody_gives_it(others: Others) -> None:
         others.load(0)
 
 
+def test_gently_is_in_small_pieces(others: Others, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halo_edge.cluster.tile_source.SMALL_PIECE_BYTES", 1000)
+    pieces: list[int] = []
+    tile, nbytes = others.tiles.layers[0][2], others.tiles.nbytes
+    others.source.load_gently(tile.sha256, nbytes, lambda: pieces.append(1))
+    assert len(pieces) == len(others.asked) == -(-nbytes // 1000)
+
+
 def test_what_comes_after_a_piece_may_end_it(others: Others) -> None:
     class EndedError(Exception):
         pass
@@ -83,6 +91,6 @@ def test_what_comes_after_a_piece_may_end_it(others: Others) -> None:
 
     tile = others.tiles.layers[0][0]
     with pytest.raises(EndedError):
-        others.source.load(tile.sha256, others.tiles.nbytes, end)
+        others.source.load_gently(tile.sha256, others.tiles.nbytes, end)
     assert others.asked == ["peer"]
     assert not list(others.cache.directory.iterdir())

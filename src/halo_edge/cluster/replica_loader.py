@@ -1,6 +1,6 @@
 """Loads a worker's replicas beside its rounds: onto the disk, and into the memory that is spare.
 
-In a thread of the lowest priority, at most half of the time, and only until there is something
+In a thread of the lowest priority, at most a fifth of the time, and only until there is something
 better to do: another assignment ends it.
 """
 
@@ -25,7 +25,9 @@ BEGIN_S: Final = 10.0
 LOOK_S: Final = 0.25
 # How often it is tried whether there is memory by now: the epoch before may still have it.
 RETRY_S: Final = 2.0
-# After a piece that took long, as one does that waits behind others, loading goes on after this.
+# Times as long as a piece took.
+REST: Final = 4.0
+# After one that took long, as one does that waits behind others, loading goes on after this.
 MAX_REST_S: Final = 2.0
 
 
@@ -88,7 +90,7 @@ class ReplicaLoader:
             return True
         layout = spec_of_tile(self._width, tile)
         self._rested_at = time.monotonic()
-        packed = self._source.load(tile.sha256, layout.nbytes, self._rest)
+        packed = self._source.load_gently(tile.sha256, layout.nbytes, self._rest)
         self._rest()
         if not self._room(layout.nbytes):
             return False
@@ -97,10 +99,10 @@ class ReplicaLoader:
         return True
 
     def _rest(self) -> None:
-        """For as long as the last piece took, so that links, disk and processors are free for half
-        of the time at least."""
+        """Longer than the last piece took, so that links, disk and processors are free for most of
+        the time."""
         took_s = time.monotonic() - self._rested_at
-        if self._stopped.wait(min(took_s, MAX_REST_S)):
+        if self._stopped.wait(min(REST * took_s, MAX_REST_S)):
             raise _StoppedError
         self._rested_at = time.monotonic()
 
