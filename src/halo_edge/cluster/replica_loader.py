@@ -82,7 +82,8 @@ class ReplicaLoader:
         except _StoppedError:
             pass
         except (HaloError, ValueError) as error:  # it can do without
-            self._tell(f"no replicas: {error}")
+            if not self._stopped.is_set():
+                self._tell(f"no replicas: {error}")
 
     def _load(self, tile: Tile) -> bool:
         """Whether it is in memory."""
