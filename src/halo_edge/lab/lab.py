@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,15 @@ READY_LINE: Final = "waiting for a root"
 START_TIMEOUT_S: Final = 120.0  # an interpreter on a twentieth of a core takes its time
 END_TIMEOUT_S: Final = 3.0
 POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True)
+class DeviceUsage:
+    """`memory_peak_bytes`: the most at once, the page cache counted. `storage_read_bytes`: from the
+    disk under the user's cache."""
+
+    memory_peak_bytes: int
+    storage_read_bytes: int
 
 
 class Lab:
@@ -214,6 +223,12 @@ class Lab:
     def counters(self) -> dict[str, DeviceCounters]:
         """What has passed each device's link so far."""
         return self._fabric.counters()
+
+    def usage(self, device: str) -> DeviceUsage:
+        """What a device has used so far. Raises `HaloError` where the kernel does not say."""
+        group = self._cgroups[device]
+        disk = disk_under(user_shards())
+        return DeviceUsage(group.memory_peak_bytes, group.storage_read_bytes(disk))
 
     def warnings(self) -> list[str]:
         """Reasons to distrust what was measured in this lab, one line each."""
