@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
-from halo_edge.cluster.membership import Came, Left
+from halo_edge.cluster.membership import Came, Left, Needed
 from halo_edge.cluster.messages import CONTROL_VERSION, WorkerInfo
 from halo_edge.cluster.planner import Planned, Workers
 from halo_edge.cluster.replanner import Replanner
@@ -44,6 +45,8 @@ class Cluster:
         self.known = {"a": info("a"), "b": info("b")}
         self.carried_out: list[list[str]] = []
         self.told: list[str] = []
+        self.hurried: list[list[str]] = []
+        self.replicas = False
         self.fails = 0
         self.planned_times = 0
         self.without: set[str] = set()
@@ -57,6 +60,7 @@ class Cluster:
             self,
             self._ask,
             self._carry_out,
+            self._hurry,
             self.told.append,
         )
 
@@ -71,6 +75,11 @@ class Cluster:
             weights[device] = float(worker.worker not in self.without)
         return Planned(split(GROUPS, weights), "as they are")
 
+    def inherited(self, plan: Plan, workers: Workers) -> Planned | None:
+        if not self.replicas:
+            return None
+        return replace(self.plan(workers), words="from replicas")
+
     def better(self, plan: Plan, workers: Workers, now: float) -> Planned | None:
         another, self.another = self.another, None
         return another
@@ -84,6 +93,10 @@ class Cluster:
         if name not in self.known:
             raise HaloError("it does not answer")
         return self.known[name]
+
+    def _hurry(self, plan: Plan, workers: Workers) -> bool:
+        self.hurried.append([workers[DeviceId(d)].worker for d in plan.workers])
+        return True
 
     def _carry_out(self, plan: Plan, workers: Workers) -> None:
         with self._changed:
@@ -219,3 +232,25 @@ def test_nothing_happens_after_the_end(cluster: Cluster) -> None:
     cluster.known["c"] = info("c", session="")
     cluster.replanner.put(Came("c"))
     assert all(thread.name != "replanner" for thread in threading.enumerate())
+
+
+def test_who_holds_replicas_goes_on_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a hurry at first, then with all there is to it."""
+    monkeypatch.setattr("halo_edge.plan.admission.GONE_AFTER_S", DEADLINE_S)
+    cluster.replicas = True
+    cluster.replanner.put(Left("a"))
+    cluster.until(lambda: len(cluster.carried_out) == 1)
+    assert cluster.hurried == cluster.carried_out == [["b"]]
+    assert cluster.told == ["a new plan: root 50 %, b 50 %; from replicas"]
+
+
+def test_what_nobody_computes_is_planned_without_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_edge.plan.admission.GONE_AFTER_S", DEADLINE_S)
+    cluster.replanner.put(Needed("a"))
+    cluster.until(lambda: len(cluster.carried_out) == 1)
+    assert cluster.carried_out == [["b"]]
+    assert cluster.hurried == []

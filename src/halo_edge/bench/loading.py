@@ -18,7 +18,7 @@ from halo_edge.bench.lab_cluster import LabSample, lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
 from halo_edge.bench.plot import COLOURS, axes
-from halo_edge.cluster.worker import MEMORY_SHARE
+from halo_edge.cluster.worker_memory import MEMORY_SHARE
 from halo_edge.lab.lab import DeviceUsage
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.shapes import read_shape
