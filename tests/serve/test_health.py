@@ -27,6 +27,15 @@ def test_of_a_cluster() -> None:
     assert cluster_health(Devices({3}))().status is Status.READY, "no longer in the plan"
 
 
+def test_while_steps_fail() -> None:
+    trouble = ["worker b left"]
+    health = cluster_health(Devices({2}), lambda: trouble[0])
+    assert health().status is Status.NOT_READY
+    assert "worker b left" in health().reason
+    trouble[0] = ""
+    assert health().status is Status.DEGRADED
+
+
 @pytest.mark.parametrize(
     ("status", "code"), [(Status.READY, 200), (Status.DEGRADED, 200), (Status.NOT_READY, 503)]
 )

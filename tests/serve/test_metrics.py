@@ -160,6 +160,11 @@ def test_load(metrics: Metrics) -> None:
     assert value(metrics, "halo_kv_cache_kept_perc") == 0.25
 
 
+def test_refused(metrics: Metrics) -> None:
+    metrics.requests.refused(REQUEST)
+    assert value(metrics, "halo_request_refused_total") == 1
+
+
 # Devices
 
 

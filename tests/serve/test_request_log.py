@@ -52,6 +52,14 @@ def logged(formatter: logging.Formatter, *requests: Answered) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def test_refused() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, JsonFormatter()):
+        RequestLog("smollm2").refused(answered().request)
+    line = json.loads(stream.getvalue())
+    assert (line["id"], line["user"], line["prompt_tokens"]) == ("cmpl-1", user_hash(KEY), 3)
+
+
 def test_fields() -> None:
     assert request_fields(answered(), "smollm2") == {
         "id": "cmpl-1",

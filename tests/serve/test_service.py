@@ -70,8 +70,12 @@ class Listener:
     """Remembers what it is told."""
 
     def __init__(self) -> None:
+        self.refusals: list[str] = []
         self.first: list[bool] = []
         self.answered: list[Answered] = []
+
+    def refused(self, request: Request) -> None:
+        self.refusals.append(request.user)
 
     def token(self, request: Request, since_s: float, *, first: bool) -> None:
         assert since_s >= 0
@@ -231,6 +235,7 @@ def test_busy(make: Any) -> None:
             with pytest.raises(Busy, match="requests are waiting") as busy:
                 bench.service.submit(request(user=user))
             assert busy.value.retry_after_s >= 1
+            assert bench.listener.refusals[-1] == user
         bench.gather.go()
         for stream in streams:
             await read(stream)

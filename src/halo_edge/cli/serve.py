@@ -137,7 +137,7 @@ def serve(
         app = create_app(
             service,
             served,
-            cluster_health(session.cluster),
+            cluster_health(session.cluster, lambda: service.trouble),
             keys=api_keys,
             closing=closing,
             routers=routers,

@@ -36,10 +36,15 @@ class Devices(Protocol):
     def away(self) -> frozenset[DeviceId]: ...
 
 
-def cluster_health(devices: Devices | None) -> Callable[[], Health]:
-    """Of a server whose FFN these compute; None: it alone."""
+def cluster_health(
+    devices: Devices | None, trouble: Callable[[], str] = str
+) -> Callable[[], Health]:
+    """Of a server whose FFN these compute; None: it alone. `trouble`: why nothing can be computed
+    at present, if so (`Service.trouble`)."""
 
     def health() -> Health:
+        if reason := trouble():
+            return Health(Status.NOT_READY, f"a step failed, and is tried again: {reason}")
         if devices is None:
             return Health(Status.READY)
         away, members = devices.away, devices.members

@@ -81,6 +81,10 @@ class Answered:
 class Listener(Protocol):
     """Is told what becomes of requests, in the engine's thread: it must be quick, and not raise."""
 
+    def refused(self, request: Request) -> None:
+        """There was no room for this one. In the thread that asked."""
+        ...
+
     def token(self, request: Request, since_s: float, *, first: bool) -> None:
         """One came, so long after the one before, or after the request if it is the `first`."""
         ...

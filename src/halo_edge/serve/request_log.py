@@ -35,6 +35,16 @@ class RequestLog:
         self._model = model
         self._logger = logging.getLogger(LOGGER)
 
+    def refused(self, request: Request) -> None:
+        """See `Listener`."""
+        fields = {
+            "id": request.id,
+            "user": user_hash(request.user),
+            "model": self._model,
+            "prompt_tokens": len(request.prompt),
+        }
+        self._logger.info("no room for a request", extra={_FIELDS: fields})
+
     def token(self, request: Request, since_s: float, *, first: bool) -> None:
         """Nothing: a line is for a whole request."""
 

@@ -87,6 +87,9 @@ class RequestMetrics:
             self._finished.labels(reason)  # a rate is of use from the first one on
         gauge("halo_num_requests_running", "Requests being answered.", lambda now: now.running)
         gauge("halo_num_requests_waiting", "Requests in the queue.", lambda now: now.waiting)
+        self._refused = counter(
+            "halo_request_refused", "Requests for which there was no room in the queue (429)."
+        )
         gauge(
             "halo_kv_cache_usage_perc",
             "Share of the KV cache's cells in use, those kept to be reused included, 0 to 1.",
@@ -97,6 +100,10 @@ class RequestMetrics:
             "Share of the KV cache's cells kept only to be reused, 0 to 1.",
             lambda now: now.kv_kept,
         )
+
+    def refused(self, request: Request) -> None:
+        """See `Listener`."""
+        self._refused.inc()
 
     def token(self, request: Request, since_s: float, *, first: bool) -> None:
         """See `Listener`."""

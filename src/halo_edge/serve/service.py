@@ -76,8 +76,7 @@ class Service:
         max_waiting: int = MAX_WAITING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nobody else may use the session's engine meanwhile. `listeners` are called in the
-        service's thread."""
+        """Nobody else may use the session's engine meanwhile. `listeners`: see `Listener`."""
         model = session.model
         self._session = session
         self._tokenizer = model.tokenizer
@@ -125,6 +124,8 @@ class Service:
             # Whoever has much waiting leaves room for the others (Choudhury and Hahne, 1998).
             free = self._max_waiting - self._waiting.total()
             if self._waiting[request.user] >= free:
+                for listener in self._listeners:
+                    listener.refused(request)
                 raise Busy(
                     f"{self._waiting.total()} requests are waiting, {self._waiting[request.user]} "
                     f"of them yours; try again later",

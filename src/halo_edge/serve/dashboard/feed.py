@@ -64,6 +64,9 @@ class Feed:
         self._hearing: asyncio.Task[None] | None = None
         self.listeners = 0
 
+    def refused(self, request: Request) -> None:
+        """See `Listener`."""
+
     def token(self, request: Request, since_s: float, *, first: bool) -> None:
         """See `Listener`."""
         self._rates.token(since_s, first=first)
