@@ -24,6 +24,8 @@ from halo_edge.bench.replanning import QUICK_KILLS, REPLANNING, TEXT, Trouble
 from halo_edge.bench.replanning import Case as ReplanningCase
 from halo_edge.bench.result import document, rows_of
 from halo_edge.bench.scaling import CASES, SCALING, amdahl
+from halo_edge.bench.serving import SERVING
+from halo_edge.bench.serving import Case as ServingCase
 from halo_edge.bench.start import START
 from halo_edge.bench.start import Case as StartCase
 from halo_edge.bench.unequal import KINDS, UNEQUAL
@@ -162,6 +164,16 @@ def test_start(tiny_model: Path) -> None:
     (row,) = rows_measured(START, [case], tiny_model, Size(1, 4, 60.0))
     assert row.cold_s > 0 < row.warm_s
     assert row.must_move_mb > 0
+
+
+def test_serving(tiny_model: Path) -> None:
+    cases = [ServingCase(2, 1), ServingCase(2, 3, prompt_tokens=40), ServingCase(1, 2)]
+    one, many, alone = rows_measured(SERVING, cases, tiny_model, Size(1, 10, 60.0))
+    assert one.overhead > 0 < one.run_ms
+    assert (one.factor, many.streams, alone.factor) == (1, 3, None)
+    assert many.factor > 0
+    assert many.ttft_s > 0
+    assert many.unevenness >= 1
 
 
 def test_replanning(tiny_model: Path) -> None:

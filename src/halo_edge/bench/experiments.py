@@ -21,6 +21,7 @@ from halo_edge.bench.relaxed import relaxed
 from halo_edge.bench.replanning import REPLANNING
 from halo_edge.bench.scale import SCALE
 from halo_edge.bench.scaling import SCALING
+from halo_edge.bench.serving import SERVING
 from halo_edge.bench.start import START
 from halo_edge.bench.unequal import UNEQUAL
 from halo_edge.bench.unreliable import unreliable
@@ -38,6 +39,7 @@ LAB_EXPERIMENTS: Final = (
     REPLANNING,
     LOADING,
     START,
+    SERVING,
     VALIDATION,
 )
 
