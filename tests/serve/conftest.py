@@ -35,10 +35,12 @@ TOOLS_TEMPLATE = (
 class Api:
     """The application on a model of its own, and requests to it."""
 
-    def __init__(self, path: Path, stack: ExitStack, *, context: int = CONTEXT) -> None:
+    def __init__(
+        self, path: Path, stack: ExitStack, *, context: int = CONTEXT, listeners: Any = ()
+    ) -> None:
         session = stack.enter_context(open_session(SessionOptions(path, context=context)))
         model = session.model
-        self.service = Service(session, max_waiting=64)
+        self.service = Service(session, listeners=listeners, max_waiting=64)
         stack.callback(self.service.close, 0)
         self.served = Served(
             "tiny", 1, model.tokenizer, model.template, model.context, model.params.vocab

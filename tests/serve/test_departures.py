@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+
+from halo_edge.serve.request import Answered, Request
 
 DEPARTURES = 500
 CLIENTS = 16
@@ -57,9 +62,36 @@ class Server:
         assert not self._thread.is_alive()
 
 
+class Endings:
+    """A `Listener`: how many sequences were computed to their end, and not."""
+
+    def __init__(self) -> None:
+        self.finished = self.cancelled = 0
+
+    def refused(self, request: Request) -> None: ...
+
+    def token(self, request: Request, since_s: float, *, first: bool) -> None: ...
+
+    def ended(self, answered: Answered) -> None:
+        assert not answered.error
+        self.finished += answered.finish is not None
+        self.cancelled += answered.finish is None
+
+
 @pytest.fixture
-def server(api: Any) -> Iterator[Server]:
-    server = Server(api.app)
+def endings() -> Endings:
+    return Endings()
+
+
+@pytest.fixture
+def own_api(api: Any, tiny_model: Path, endings: Endings) -> Iterator[Any]:
+    with ExitStack() as stack:
+        yield type(api)(tiny_model, stack, listeners=[endings])
+
+
+@pytest.fixture
+def server(own_api: Any) -> Iterator[Server]:
+    server = Server(own_api.app)
     yield server
     server.close()
 
@@ -105,7 +137,12 @@ def depart(address: tuple[str, int], seed: int) -> bytes:
     return came
 
 
-def test_who_goes_away_leaves_nothing(api: Any, server: Server) -> None:
+def finishes(came: bytes) -> int:
+    """Of so many answers the end has come."""
+    return len(re.findall(b'"finish_reason":"', came))
+
+
+def test_who_goes_away_leaves_nothing(own_api: Any, endings: Endings, server: Server) -> None:
     assert until(lambda: server._loop is not None)
     before = server.tasks()
     with ThreadPoolExecutor(CLIENTS) as clients:
@@ -113,7 +150,7 @@ def test_who_goes_away_leaves_nothing(api: Any, server: Server) -> None:
         came = list(clients.map(lambda seed: depart(server.address, seed), seeds))
     assert any(b"data: " in text for text in came), "some were being answered"
     assert not any(b" 500 " in text.split(b"\r\n")[0] for text in came)
-    service = api.service
+    service = own_api.service
     assert until(lambda: (service.load.running, service.load.waiting) == (0, 0)), service.load
     assert until(lambda: server.connections == 0)
     assert until(lambda: server.tasks() == before), f"{server.tasks()} tasks, {before} before"
@@ -121,5 +158,8 @@ def test_who_goes_away_leaves_nothing(api: Any, server: Server) -> None:
     assert not (service._jobs or service._by_sequence or service._waiting or service._cancelled)
     engine = service._engine
     assert engine._make_room(engine.n_cells), "not all cells can be freed"
-    answer = api.answer("completions", prompt="hello", max_tokens=3)
+    # Some end while it is on its way that nobody wants them any more.
+    assert endings.finished <= sum(map(finishes, came)) + DEPARTURES // 20
+    assert endings.cancelled > DEPARTURES // 4
+    answer = own_api.answer("completions", prompt="hello", max_tokens=3)
     assert answer["usage"]["completion_tokens"] == 3

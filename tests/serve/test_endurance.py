@@ -20,13 +20,13 @@ from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import Action, Event
 
 CLIENTS = 32
-REQUESTS = int(os.environ.get("HALO_ENDURANCE_REQUESTS", "60"))
+REQUESTS = 200
 URL = "http://127.0.0.1:8080"
 LOSSY = LinkSettings(loss=0.1, delay_ms=0.5)
 DEADLINE_S = 100.0
 SCRIPT = Path(__file__).parent / "many_clients.py"
 # What an allocator keeps for next time, and a root that stands in for workers.
-MORE_BYTES = 48 << 20
+MORE_BYTES = 32 << 20
 SLACK_THREADS = 4  # of pools, which grow as they are used
 
 
@@ -78,7 +78,7 @@ class Served:
     @property
     def sockets(self) -> int:
         links = Path(f"/proc/{self.process.pid}/fd").iterdir()
-        return sum(os.readlink(link).startswith("socket:") for link in links)
+        return sum(str(link.readlink()).startswith("socket:") for link in links)
 
     @property
     def threads(self) -> int:

@@ -23,7 +23,8 @@ from halo_edge.errors import HaloError
 _POLL_S: Final = 0.1
 _FIRST: Final = 3  # a byte-level vocabulary has such ids, and they end no answer
 _IDS: Final = 200
-_SHORT: Final = 12
+# So short that they are soon through: in a step in which others go on, perhaps by one token.
+_SHORT: Final = 4
 # What is still settling when streams begin: other streams' prompts, estimates of links.
 _SETTLE: Final = 4
 # Streams go on while the long prompt is computed, which the time limits, not this.
@@ -125,7 +126,8 @@ class _Client:
             if stream.error:
                 raise HaloError(stream.error)
         if must and not in_time:
-            raise HaloError(f"the streams did not end in {self._asked.limit_s:g} s")
+            had = ", ".join(str(len(stream.came_s)) for stream in self._streams)
+            raise HaloError(f"after {self._asked.limit_s:g} s the streams had {had} tokens")
 
     def _read(self, stream: _Stream, prompt: str | list[int], tokens: int) -> None:
         try:
