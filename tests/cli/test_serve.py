@@ -266,7 +266,7 @@ def test_an_orderly_end(
         pid = running.process.pid
         workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         assert len(workers) == 1
-        with begin_stream(running.url, stream=True, max_tokens=30) as sock:
+        with begin_stream(running.url, stream=True, max_tokens=12) as sock:
             running.process.send_signal(number)
             text = b"".join(iter(lambda: sock.recv(65536), b""))
         assert b'"finish_reason":"' in text

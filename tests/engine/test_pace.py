@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_edge.engine.pace import MAX_ADDED_S, ROW_COUNTS, Pace
 
 
-def test_expected_from_fewer_and_from_more() -> None:
-    pace = Pace()
-    assert pace.expected_s(5) == 0
-    pace.took(4, 0.1)
-    assert pace.expected_s(8) == pytest.approx(0.2)
-    assert pace.expected_s(2) == pytest.approx(0.1)
-    pace.took(16, 0.16)
-    assert pace.expected_s(8) == pytest.approx(0.16)
-    assert pace.expected_s(32) == pytest.approx(0.32)
+def test_the_first_step_with_a_prompt_is_a_cautious_one() -> None:
+    """No row adds more than its part of a step: 5 take no longer than 5 times what one takes."""
+    pace = Pace(0.1)
+    pace.took(1, 0, 0.025)
+    assert pace.rows(1, 128) == 5
+    pace = Pace(0.1)
+    pace.took(0, 100, 2.0)  # a prompt while nobody is being answered
+    pace.took(1, 0, 0.5)
+    assert pace.rows(1, 128) == 6
 
 
-def test_a_step_that_took_long_by_accident_is_not_held_against_its_size() -> None:
-    """Graphs were built, the disk was busy: it is tried again as soon as others say so."""
-    pace = Pace()
-    pace.took(1, 0.02)
-    pace.took(32, 5.0)
-    seen = []
-    while not seen or seen[-1] < 48:
-        seen.append(pace.rows(1, 48))
-        pace.took(seen[-1], 0.02)
-        assert len(seen) < 40
-    assert 32 in seen
+def test_a_step_that_took_long_by_accident_is_not_held_against_prompts_for_long() -> None:
+    """Graphs were built, the disk was busy."""
+    pace = Pace(0.1)
+    pace.took(1, 0, 0.02)
+    pace.took(1, 31, 5.0)
+    assert pace.rows(1, 128) == 2
+    for _ in range(40):
+        rows = pace.rows(1, 64)
+        pace.took(1, rows - 1, 0.02 + 0.001 * (rows - 1))
+    assert rows == 64
+
+
+def test_what_took_no_time_by_chance_does_not_make_a_step_of_many_rows() -> None:
+    pace = Pace(0.1)
+    pace.took(1, 0, 0.05)
+    pace.took(1, 1, 0.04)
+    assert pace.rows(1, 128) == 3
 
 
 def test_a_change_is_noticed() -> None:
-    pace = Pace()
-    for _ in range(20):
-        pace.took(1, 0.02)
-    for _ in range(20):
-        pace.took(1, 0.2)
-    assert pace.expected_s(1) == pytest.approx(0.2, rel=0.01)
+    pace = Pace(0.1)
+    for row_s in (0.001, 0.02):
+        for _ in range(40):
+            rows = pace.rows(2, 128)
+            pace.took(2, 0, 0.03)
+            pace.took(2, rows - 2, 0.03 + (rows - 2) * row_s)
+    assert rows == 7
 
 
 def test_slow_as_it_may_be_prompts_get_on() -> None:
     pace = Pace()
-    pace.took(3, 5.0)
+    pace.took(3, 0, 5.0)
     assert pace.rows(3, 90) == 4
     assert pace.rows(127, 128) == 128
     assert pace.rows(128, 128) == 128
@@ -62,12 +68,12 @@ def test_within_the_bound_and_near_it(
 ) -> None:
     """Where a step takes a fixed time and one for each row, it finds how many rows it may have."""
     pace = Pace()
-    pace.took(decoding, fixed_s + decoding * row_s)
+    pace.took(decoding, 0, fixed_s + decoding * row_s)
     for _ in range(60):
         rows = pace.rows(decoding, most)
         assert rows in ROW_COUNTS
         assert decoding < rows <= most
-        pace.took(rows, fixed_s + rows * row_s)
+        pace.took(decoding, rows - decoding, fixed_s + rows * row_s)
     allowed = [n for n in ROW_COUNTS if decoding < n <= most]
     within = [n for n in allowed if (n - decoding) * row_s <= MAX_ADDED_S * 0.99]
     assert rows >= max(within, default=allowed[0])

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from halo_edge.errors import HaloError
-from halo_edge.serve.answering import Answers
 from halo_edge.serve.errors import ApiError, of_exception
 from halo_edge.serve.request import Busy
 
@@ -61,29 +60,3 @@ def test_no_secrets_of_ours() -> None:
     assert "zzz" not in of_exception(ValueError("zzz")).body.error.message
     assert of_exception(ValueError()).status == 500
     assert len(ApiError(400, "x" * 10_000).body.error.message) == 500
-
-
-def test_what_was_submitted_before_the_queue_was_full_is_cancelled() -> None:
-    cancelled: list[int] = []
-
-    class Stream:
-        def __init__(self, number: int) -> None:
-            self.number = number
-
-        def cancel(self) -> None:
-            cancelled.append(self.number)
-
-    class Service:
-        def __init__(self) -> None:
-            self.streams = 0
-
-        def submit(self, _: Any) -> Stream:
-            if self.streams == 2:
-                raise Busy("full", 1)
-            self.streams += 1
-            return Stream(self.streams)
-
-    requests: list[Any] = [None] * 3
-    with pytest.raises(Busy):
-        Answers(Service(), requests)  # type: ignore[arg-type]
-    assert cancelled == [1, 2]

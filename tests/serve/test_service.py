@@ -303,7 +303,10 @@ def test_a_step_that_fails_once_is_tried_again(make: Any) -> None:
     expected = bench.alone(prompt(9))
     failures = iter([None, None, HaloError("worker left")])
 
+    trouble = []
+
     def fail() -> None:
+        trouble.append(bench.service.trouble)
         error = next(failures, None)
         if error is not None:
             raise error
@@ -312,6 +315,7 @@ def test_a_step_that_fails_once_is_tried_again(make: Any) -> None:
 
     async def main() -> None:
         assert await read(bench.service.submit(request())) == expected
+        assert trouble == ["", "", "", "worker left", *[""] * 5]
 
     run(main())
 

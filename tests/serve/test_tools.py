@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from halo_edge.model.chat_template import ToolCall
-from halo_edge.serve.tools import ToolReader, why_no_tools
+from halo_edge.serve.chat_schemas import Tool
+from halo_edge.serve.constraint import Grammars
+from halo_edge.serve.tools import ToolReader, grammar, why_no_tools
 
 WEATHER = {
     "type": "function",
@@ -60,6 +62,37 @@ def test_what_is_no_call_is_text(text: str) -> None:
     shown, calls = reader.push(text)
     assert shown + reader.flush() == text
     assert not calls
+
+
+def follows(api: Any, text: str) -> bool:
+    """Whether the grammar for "auto" lets this come, and end there."""
+    tokenizer = api.served.tokenizer
+    tools = [Tool.model_validate(tool) for tool in (WEATHER, TIME)]
+    constraint = Grammars(api.served).matching(grammar(tools, "auto"))
+    for token in tokenizer.encode(text, add_special=False):
+        if not constraint.allowed()[token]:
+            return False
+        constraint.accept(token)
+    return bool(constraint.allowed()[tokenizer.eos_id])
+
+
+def test_what_may_come_of_itself(tools_api: Any) -> None:
+    rome = '{"name": "weather", "arguments": {"city": "Rome", "days": 2}}'
+    for text in (
+        "",
+        "hello < you",
+        CALL,
+        f"so: {CALL} and {CALL}",
+        f"<tool_call>\n{rome}\n</tool_call>",
+    ):
+        assert follows(tools_api, text), text
+    for text in (
+        "<tool_call>",
+        CALL.replace("time", "clock"),
+        f"<tool_call>\n{rome.replace('Rome', 'Oslo')}\n</tool_call>",
+        f"<tool_call>\n{rome}",
+    ):
+        assert not follows(tools_api, text), text
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -18,16 +18,21 @@ from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL, resolve_model
 
 
+def note(line: str) -> None:
+    """In the middle of an answer."""
+    notes.print(f"\n{line}", style="dim", markup=False, soft_wrap=True)
+
+
 @contextmanager
 def compute_session(
     options: ComputeOptions,
     context: int | None,
     *,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = note,
     kv_bytes: int = 0,
 ) -> Iterator[Session]:
-    """`tell` is given the lines on plans that the user is shown, too. `kv_bytes`: for the KV cache,
-    where several sequences share it.
+    """`tell` is given a line for the user when there is a new plan, in any thread. `kv_bytes`: for
+    the KV cache, where several sequences share it.
 
     Raises `HaloError` for anything that keeps the model or the workers from being used.
 
@@ -40,9 +45,7 @@ def compute_session(
             profile = chosen_profile(options.profile, model)
         session_options = replace(options.session(model, context, profile), kv_bytes=kv_bytes)
         with byte_progress("sending shards") as progress:
-            session = stack.enter_context(
-                open_session(session_options, _summed(progress), _both(_note, tell))
-            )
+            session = stack.enter_context(open_session(session_options, _summed(progress), tell))
         if options.several_devices and profile is None and options.profile is None:
             hint(model)
         if options.impair:
@@ -83,19 +86,6 @@ def _write(timeline: Timeline, file: TextIO) -> None:
                 markup=False,
                 soft_wrap=True,
             )
-
-
-def _note(line: str) -> None:
-    """In the middle of an answer."""
-    notes.print(f"\n{line}", style="dim", markup=False, soft_wrap=True)
-
-
-def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
-    def tell(line: str) -> None:
-        first(line)
-        second(line)
-
-    return tell
 
 
 def _summed(progress: Callable[[int, int | None], None]) -> Callable[[int], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -18,14 +20,13 @@ from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL
 
 if TYPE_CHECKING:  # the command line does without FastAPI until this command runs
-    from fastapi import APIRouter
-
     from halo_edge.serve.request import Listener
     from halo_edge.serve.served import Served
 
 DEFAULT_MAX_QUEUE: Final = 128
 MAX_KEYS: Final = 1000
 _SERVER: Final = "Server"
+_log = logging.getLogger(__name__)
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
 
@@ -88,7 +89,15 @@ def serve(
             help="Memory for what running requests, and earlier ones, have computed; at least one "
             "--ctx.",
         ),
-    ] = DEFAULT_KV_BYTES / 1e6,
+    ] = round(DEFAULT_KV_BYTES / 1e6),
+    log_json: Annotated[
+        bool,
+        Option(
+            "--log-json",
+            rich_help_panel=_SERVER,
+            help="Write the log, a line for each request, as JSON.",
+        ),
+    ] = False,
     ctx: Context = None,
     options: ComputeOptions,
 ) -> None:
@@ -102,21 +111,28 @@ def serve(
     from halo_edge.serve.dashboard.dashboard import Dashboard
     from halo_edge.serve.events import Events
     from halo_edge.serve.health import cluster_health
+    from halo_edge.serve.metrics import Metrics, metrics_router
+    from halo_edge.serve.request_log import JsonFormatter, RequestLog, TextFormatter, logging_to
     from halo_edge.serve.service import Service
 
     events = Events()
+
+    def tell(line: str) -> None:
+        _log.info(line)
+        events.tell(line)
+
     with (
+        logging_to(sys.stderr, JsonFormatter() if log_json else TextFormatter()),
         server.bound(host, port) as sock,
-        compute_session(
-            options, ctx, tell=events.tell, kv_bytes=int(kv_memory_mb * 1e6)
-        ) as session,
+        compute_session(options, ctx, tell=tell, kv_bytes=int(kv_memory_mb * 1e6)) as session,
     ):
         served = _served(options.model, session)
         api_keys = ApiKeys(keys)
         closing = Closing()
         dashboard = Dashboard(session, served.name, events, lambda: service.load)
-        listeners: list[Listener] = [dashboard.feed]
-        routers: list[APIRouter] = [dashboard.router(api_keys, closing)]
+        metrics = Metrics(lambda: service.load, session.cluster)
+        listeners: list[Listener] = [dashboard.feed, metrics.requests, RequestLog(served.name)]
+        routers = [dashboard.router(api_keys, closing), metrics_router(metrics)]
         service = Service(session, listeners=listeners, max_waiting=max_queue)
         app = create_app(
             service,

@@ -36,9 +36,9 @@ class State(Enum):
 class DeviceOverview:
     """`groups`: of neurons, of every layer, in the plan in use or about to be; `share`: of all.
     `held_bytes`: weights of the FFN that it keeps in memory for that; `memory_bytes`: it may use;
-    None: nobody says. `compute_s`: its FFN takes for one token in all layers, by the clock; None:
-    not known yet. Chunks since the session began; `went_away`: times. `link`: None for the root,
-    and for one that takes no part in rounds."""
+    None: nobody says. `compute_s`: its FFN takes for one token in all layers, by the clock, and
+    `compute_cpu_s` in CPU time of a thread; None: not known yet. Chunks since the session began;
+    `went_away`: times. `link`: None for the root, and for one that takes no part in rounds."""
 
     number: int
     name: str
@@ -55,6 +55,7 @@ class DeviceOverview:
     taken_over: int = 0
     recovered: int = 0
     went_away: int = 0
+    compute_cpu_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def overview_of(
         memory_bytes=own.memory_bytes,
         threads=own.threads,
         compute_s=_compute_s(rounds.own_times.rounds, rounds.own_times.wall_s, layers),
+        compute_cpu_s=_compute_s(rounds.own_times.rounds, rounds.own_times.cpu_s, layers),
     )
     workers = [
         DeviceOverview(
@@ -156,6 +158,7 @@ def overview_of(
             taken_over=spent.taken_over_by_device.get(device, 0),
             recovered=recovered.get(device, 0),
             went_away=spent.away.get(device, 0),
+            compute_cpu_s=_compute_s(worker.decode.rounds, worker.decode.cpu_s, layers),
         )
         for device, worker in sorted(members.known.items())
     ]

@@ -161,9 +161,11 @@ class Engine:
         batch = self._next_batch()
         if not batch:
             return []
+        decoding = sum(not sequence.prefilling for sequence, _ in batch)
         begun_s = self._clock()
         logits = self._forward.step([rows for _, rows in batch], self._gather)
-        self._pace.took(sum(len(rows.tokens) for _, rows in batch), self._clock() - begun_s)
+        computed = sum(len(rows.tokens) for _, rows in batch)
+        self._pace.took(decoding, computed - decoding, self._clock() - begun_s)
         new, row = [], 0
         for sequence, rows in batch:
             sequence.n_computed += len(rows.tokens)

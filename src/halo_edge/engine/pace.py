@@ -1,7 +1,6 @@
 """How many rows a step may have, so that a long prompt does not stop those who are being answered.
 
-What a step takes is measured by its number of rows, as steps come; it knows nothing of what they
-compute.
+What a step takes is measured as steps come; it knows nothing of what they compute.
 """
 
 from __future__ import annotations
@@ -16,28 +15,34 @@ ROW_COUNTS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96,
 """Every other number of rows would want graphs of its own (`Forward`): steps that can choose have
 one of these."""
 
-_NEWEST: Final = 0.3
+_NEWEST: Final = 0.2
 """The weight of a new measurement."""
+
+_GROWTH: Final = 2
+"""A step may take along so many times the rows that were measured lately: what few rows took may
+have been chance."""
 
 
 class Pace:
-    """Learns what steps take."""
+    """Learns what steps take: those in which only answers go on, by how many do; and what each row
+    of a prompt adds."""
 
     def __init__(self, max_added_s: float = MAX_ADDED_S) -> None:
         self._max_added_s = max_added_s
-        self._took_s: dict[int, float] = {}  # by rows; bounded, as steps are
+        self._took_s: dict[int, float] = {}  # by answers; bounded, as steps are
+        # Sums over the last steps with rows of prompts, in which those weigh most that had most.
+        self._rows = 0.0
+        self._added_s = 0.0
 
-    def took(self, rows: int, step_s: float) -> None:
-        """A step of so many rows took so long."""
-        before_s = self._took_s.get(rows, step_s)
-        self._took_s[rows] = before_s + _NEWEST * (step_s - before_s)
-
-    def expected_s(self, rows: int) -> float:
-        """How long one of so many rows will take at most: no longer than one of more, and, as rows
-        share what the step has to read, no longer in proportion than one of fewer. 0 while nothing
-        is known."""
-        bounds = (s if known >= rows else s * rows / known for known, s in self._took_s.items())
-        return min(bounds, default=0.0)
+    def took(self, decoding: int, prompts: int, step_s: float) -> None:
+        """A step with so many rows of answers and of prompts took so long."""
+        if prompts:
+            self._rows += prompts - _NEWEST * self._rows
+            added_s = step_s - self._expected_s(decoding)
+            self._added_s += added_s - _NEWEST * self._added_s
+        else:
+            before_s = self._took_s.get(decoding, step_s)
+            self._took_s[decoding] = before_s + _NEWEST * (step_s - before_s)
 
     def rows(self, decoding: int, most: int) -> int:
         """How many rows a step should have in which `decoding` (at least 1) answers go on and that
@@ -45,19 +50,23 @@ class Pace:
         counts = [count for count in ROW_COUNTS if decoding < count <= most]
         if not counts:
             return most
-        step_s = self.expected_s(decoding)
-        for rows, fewer in zip(reversed(counts), [*reversed(counts[:-1]), decoding], strict=True):
-            if self._added_s(rows, fewer, decoding, step_s) <= self._max_added_s:
-                return rows
-        return counts[0]
+        longest = decoding + min(self._max_added_s / self._row_s(decoding), self._measured())
+        return max((count for count in counts if count <= longest), default=counts[0])
 
-    def _added_s(self, rows: int, fewer: int, decoding: int, step_s: float) -> float:
-        """How much longer a step of `rows` takes than one of `decoding`, which takes `step_s`: as
-        much for each row more as was measured with at least `fewer`."""
-        more = rows - decoding
-        least_s = step_s * more / decoding
-        for known, known_s in self._took_s.items():
-            if known >= fewer and known > decoding:
-                added_s = max(0.0, known_s - step_s)
-                least_s = min(least_s, added_s * max(1.0, more / (known - decoding)))
-        return least_s
+    def _measured(self) -> float:
+        return _GROWTH * self._rows if self._rows else float("inf")
+
+    def _row_s(self, decoding: int) -> float:
+        """What each row adds. Before that was measured: no more than its part of a step, as rows
+        share what has to be read."""
+        row_s = self._added_s / self._rows if self._rows else self._expected_s(decoding) / decoding
+        return max(row_s, 1e-6)
+
+    def _expected_s(self, decoding: int) -> float:
+        """How long a step takes in which only so many answers go on; 0 while nothing is known."""
+        if decoding in self._took_s or not decoding:
+            return self._took_s.get(decoding, 0.0)
+        known, known_s = min(
+            self._took_s.items(), key=lambda entry: abs(entry[0] - decoding), default=(0, 0.0)
+        )
+        return known_s * decoding / known if known else 0.0

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from halo_edge.engine.sampling import Sampled
 from halo_edge.engine.sequence import FinishReason
@@ -48,6 +48,7 @@ class Chats:
         self._prompts = prompts
         self._grammars = grammars
         self._no_tools = why_no_tools(served)
+        self._compiling = CapacityLimiter(1)  # others' tokens need the cores more
 
     async def begin(self, request: schemas.ChatRequest, user: str, created_s: int) -> ChatAnswer:
         """Submit it. Raises `Busy`, and `ApiError` for what cannot be answered."""
@@ -176,7 +177,8 @@ class Chats:
             else:
                 return [None] * request.choices
             make = partial(self._grammars.matching, text)
-            return [await to_thread.run_sync(make) for _ in range(request.choices)]
+            first = await to_thread.run_sync(make, limiter=self._compiling)
+            return [first, *(first.copy() for _ in range(request.choices - 1))]
         except HaloError as error:
             message = f"{param}: this schema cannot be followed: {error}"
             raise ApiError(400, message, param=param, code="invalid_schema") from None

@@ -66,6 +66,10 @@ class TokenConstraint:
         self._matcher = matcher
         self._vocab = vocab
 
+    def copy(self) -> TokenConstraint:
+        """For another sequence of the same grammar."""
+        return TokenConstraint(self._matcher.deep_copy(), self._vocab)
+
     def allowed(self) -> NDArray[np.bool_]:
         """bool[vocab]. Raises `HaloError` where the grammar has become too much to follow."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)

@@ -104,6 +104,7 @@ class Service:
         self._by_sequence: dict[Sequence, _Job] = {}
         self._deliveries: dict[Mailbox, list[Delivery]] = {}
         self._failing_since_s: float | None = None
+        self._trouble = ""
         self._request_s = 1.0  # what one takes from its first step to its end, lately
         self._load = Load()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -140,6 +141,11 @@ class Service:
     def load(self) -> Load:
         """How busy it is, since the last step. Any thread may ask."""
         return self._load
+
+    @property
+    def trouble(self) -> str:
+        """Why steps fail at present, if they do. Any thread may ask."""
+        return self._trouble
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Take no more requests, and let those under way go on for so long; then they fail. Not in
@@ -181,21 +187,29 @@ class Service:
     # What follows runs in the service's thread.
 
     def _run(self) -> None:
-        while self._take_in():
-            try:
-                self._step()
-            except Exception as error:  # a mistake of ours: it must not end everybody's service
-                _log.exception("a step failed")
-                self._fail_begun(HaloError(f"internal error: {type(error).__name__}: {error}"))
+        try:
+            while True:
+                try:
+                    if not self._take_in():
+                        break
+                    self._step()
+                except Exception as error:  # a mistake of ours must not end everybody's service
+                    _log.exception("a step failed")
+                    self._fail_begun(HaloError(f"internal error: {type(error).__name__}: {error}"))
+                self._tell()
+        finally:
+            with self._wake:
+                self._close_by_s = min(self._close_by_s, self._clock())
+            self._fail(list(self._jobs.values()), HaloError("the server was stopped"))
             self._tell()
-        self._fail(list(self._jobs.values()), HaloError("the server was stopped"))
-        self._tell()
 
     def _take_in(self) -> bool:
         """Wait for something to do, and take in what has come; False when it is time to end."""
         with self._wake:
             if self._failing_since_s is not None:
                 self._wake.wait(RETRY_AFTER_S)
+            if not self._jobs:
+                self._failing_since_s, self._trouble = None, ""
             while not (self._arrived or self._cancelled or self._jobs):
                 if self._close_by_s < math.inf:
                     return False
@@ -237,7 +251,7 @@ class Service:
         except HaloError as error:
             self._failed(error)
             return
-        self._failing_since_s = None
+        self._failing_since_s, self._trouble = None, ""
         now_s = self._clock()
         for job in list(self._jobs.values()):
             assert job.sequence is not None  # the thread has seen all that are among its jobs
@@ -251,7 +265,7 @@ class Service:
 
     def _failed(self, error: HaloError) -> None:
         """A step did: perhaps the cluster recovers, else those under way have to be told."""
-        now_s = self._clock()
+        now_s, self._trouble = self._clock(), str(error)
         if self._failing_since_s is None:
             self._failing_since_s = now_s
             _log.warning("a step failed, and is tried again: %s", error)
