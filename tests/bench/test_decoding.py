@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -35,6 +37,40 @@ def test_a_decode_ends_when_its_time_is_up(tiny_model: Path) -> None:
         assert stopped.waited_ms == pytest.approx(500.0)
         with pytest.raises(HaloError, match="too many for a context of 128"):
             decoder.decode(128, limit_s=1)
+
+
+def test_tokens_and_their_margins(tiny_model: Path) -> None:
+    """The same each time, and one for each gap."""
+    with open_session(SessionOptions(tiny_model, 1, 128)) as session:
+        decoder = Decoder(session, 128)
+        decoder.prepare()
+        first = decoder.decode(5, limit_s=60, settle=2)
+        decoder.prepare()
+        decoder.decode(2, limit_s=60)
+        again = decoder.decode(5, limit_s=60)
+    assert len(first.tokens) == len(first.margins) == 5
+    assert first.tokens == again.tokens
+    assert first.margins == again.margins
+    assert all(margin >= 0 for margin in first.margins)
+    assert first.switched == ()
+
+
+def test_a_text_that_is_followed(tiny_model: Path) -> None:
+    """Each choice has the text before it, whatever was chosen there."""
+    with open_session(SessionOptions(tiny_model, 1, 128)) as session:
+        decoder = Decoder(session, 128)
+        decoder.prepare()
+        free = decoder.decode(5, limit_s=60)
+        decoder.prepare(free.text)
+        assert decoder.decode(5, limit_s=60) == replace(free, gaps_ms=ANY)
+        another = [(token + 1) % 32 for token in free.text]
+        decoder.prepare(another)
+        followed = decoder.decode(5, limit_s=60)
+        assert followed.text == tuple(another)
+        assert followed.tokens != followed.text[-5:]
+        further = decoder.decode(2, limit_s=60)
+    assert further.text[:-2] == followed.text
+    assert further.tokens == further.text[-2:]
 
 
 def test_tokens_that_settle_do_not_count_but_their_time_does(tiny_model: Path) -> None:

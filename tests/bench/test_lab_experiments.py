@@ -12,16 +12,25 @@ import pytest
 
 from halo_edge.bench.burst import BURSTS
 from halo_edge.bench.experiment import Experiment, Settings, Size, measure
+from halo_edge.bench.loading import LOADING
+from halo_edge.bench.loading import Case as LoadingCase
 from halo_edge.bench.loss import LOSS, Case
 from halo_edge.bench.outage import CUT_S, OUTAGE, STOP_S, Outage
 from halo_edge.bench.outage import Case as OutageCase
 from halo_edge.bench.policies import BARE, STRICT
 from halo_edge.bench.relaxed import CLEAN, LOSSES, Network, relaxed
 from halo_edge.bench.relaxed import Case as RelaxedCase
+from halo_edge.bench.replanning import QUICK_KILLS, REPLANNING, TEXT, Trouble
+from halo_edge.bench.replanning import Case as ReplanningCase
 from halo_edge.bench.result import document, rows_of
 from halo_edge.bench.scaling import CASES, SCALING, amdahl
+from halo_edge.bench.start import START
+from halo_edge.bench.start import Case as StartCase
 from halo_edge.bench.unequal import KINDS, UNEQUAL
 from halo_edge.bench.unequal import Case as UnequalCase
+from halo_edge.errors import HaloError
+from halo_edge.lab.cgroups import Hierarchies
+from halo_edge.lab.disks import disk_under
 from halo_edge.lab.spec import Action, Event
 
 
@@ -132,3 +141,32 @@ def test_unequal(tiny_model: Path) -> None:
     assert equal.predicted_ms is None
     assert sum(scheduled.shares) == 8
     assert scheduled.factor > 0
+
+
+def test_loading(tiny_model: Path) -> None:
+    """A tiny model needs no limits; what is read and used is counted all the same."""
+    try:
+        disk_under(tiny_model.parent)
+    except HaloError as error:
+        pytest.skip(str(error))
+    if Hierarchies.find().io is None:
+        pytest.skip("this kernel does not count what is read")
+    (free,) = rows_measured(LOADING, [LoadingCase(None)], tiny_model, Size(1, 10, 60.0))
+    assert free.alone_ms == free.tpot_ms > 0
+    assert free.peak_mb > 10
+    assert free.limit_mb is None
+
+
+def test_start(tiny_model: Path) -> None:
+    case = StartCase((1,) * 4)
+    (row,) = rows_measured(START, [case], tiny_model, Size(1, 4, 60.0))
+    assert row.cold_s > 0 < row.warm_s
+    assert row.must_move_mb > 0
+
+
+def test_replanning(tiny_model: Path) -> None:
+    """Few kills, and perhaps a plan that has no use for workers: each token is compared."""
+    cases = [ReplanningCase(Trouble.KILLED)]
+    (killed,) = rows_measured(REPLANNING, cases, tiny_model, Size(1, 60, 20.0), quick=True)
+    assert killed.texts.runs == QUICK_KILLS
+    assert killed.texts.tokens == QUICK_KILLS * TEXT

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from halo_edge.cluster.limits import read_limits
+from halo_edge.cluster.limits import available_bytes, read_limits
 
 MB = 1 << 20
 UNLIMITED_V1 = 9223372036854771712
@@ -157,3 +157,9 @@ def test_mounts_that_make_no_sense_are_none(machine: Machine, line: str) -> None
     machine.own_groups("0::/", ":", "x", "")
     machine.write("proc/self/mountinfo", line + "\n")
     assert read_limits(machine.proc).memory_bytes == 1000 * 1024
+
+
+def test_memory_that_is_free(machine: Machine) -> None:
+    assert available_bytes(machine.proc) is None
+    machine.write("proc/meminfo", "MemTotal: 1000 kB\nMemAvailable:    300 kB\n")
+    assert available_bytes(machine.proc) == (300 * 1024, 1000 * 1024)

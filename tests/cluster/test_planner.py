@@ -10,6 +10,7 @@ from halo_edge.cluster.messages import CONTROL_VERSION, WorkerInfo
 from halo_edge.cluster.planner import FixedShares, check_split, shares_in_words
 from halo_edge.errors import HaloError
 from halo_edge.lab.shapes import read_shape
+from halo_edge.plan.admission import GONE_AFTER_S
 from halo_edge.plan.device import PROCESS_BYTES
 from halo_edge.plan.plan import Plan
 from halo_edge.sync.ids import ROOT, DeviceId
@@ -73,3 +74,29 @@ def test_check_split() -> None:
 def test_words() -> None:
     plan = Plan((range(0), range(3, 4), range(0), range(3)))
     assert shares_in_words(plan, {ROOT: "root", A: "a", B: "b"}) == "a 25 %, b 75 %"
+
+
+def test_replicas_where_they_are_asked_for() -> None:
+    workers = {A: info("a"), B: info("b", 60)}
+    assert not any(FixedShares(SHAPE, None).plan(workers).plan.replicas)
+    plan = FixedShares(SHAPE, None, 1).plan(workers).plan
+    assert plan.replicas == ((), (plan.shares[B],), (), (plan.shares[A],))
+    tight = FixedShares(SHAPE, None, 1).plan({A: info("a"), B: info("b", 40)}).plan
+    assert tight.replicas == ((), (plan.shares[B],), (), ())
+
+
+def test_what_was_inherited_is_shared_out_anew_later() -> None:
+    shares, workers = FixedShares(SHAPE, None, 1), {A: info("a"), B: info("b")}
+    plan = shares.plan(workers).plan
+    assert shares.better(plan, workers, 0.0) is None
+    shares.planned(0.0)
+    assert shares.better(plan, workers, 1000.0) is None
+    left = {A: workers[A]}
+    found = shares.inherited(plan, left)
+    assert found is not None
+    assert [len(share) for share in found.plan.shares] == [29, 59, 0, 0]
+    assert shares.better(found.plan, left, GONE_AFTER_S - 1) is None
+    better = shares.better(found.plan, left, GONE_AFTER_S)
+    assert better is not None
+    assert [len(share) for share in better.plan.shares] == [44, 44]
+    assert FixedShares(SHAPE, None).inherited(Plan(plan.shares), left) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from halo_edge.cluster.planner import Planned
 from halo_edge.cluster.planner import Workers as Planning
 from halo_edge.cluster.profile_message import BenchmarkTask
 from halo_edge.cluster.relaxation import RelaxOptions
-from halo_edge.cluster.root import RoundsOptions
+from halo_edge.cluster.root import Cluster, RoundsOptions
 from halo_edge.cluster.scheduling import Scheduling
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.cluster.worker_control import WorkerControl
@@ -52,23 +53,37 @@ class Workers:
         self.endpoint = f"unixsock-stream/{directory}/control"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, memory_bytes: int | None = None) -> None:
+    def start(
+        self,
+        name: str,
+        memory_bytes: int | None = None,
+        *,
+        cache: str = "shards",
+        listen: str | None = None,
+        connect: Sequence[str] = (),
+    ) -> None:
+        """`cache`: its own where it is another's name. `listen`, `connect`: for its peers."""
         start = WorkerStart(
             cluster="test",
-            connect=[self.endpoint],
+            listen=[listen] if listen is not None else [],
+            connect=[self.endpoint, *connect],
             multicast=False,
             name=name,
             address="127.0.0.1",
             memory_bytes=memory_bytes,
-            cache=str(self._directory / "shards"),
+            cache=str(self._directory / cache),
             parent=os.getpid(),
         )
         self.running[name] = subprocess.Popen(
             start.command(),
             stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=(self._directory / f"{name}.log").open("wb"),
             env=start.environment(),
         )
+
+    def said(self, name: str) -> str:
+        """On its standard error."""
+        return (self._directory / f"{name}.log").read_text()
 
     def kill(self, name: str) -> None:
         process = self.running.pop(name)
@@ -99,7 +114,8 @@ def cluster_of(
 ) -> Iterator[tuple[Session, list[str]]]:
     """The session, and what the user is told. `memory_bytes`: of the first worker."""
     for name in names:
-        workers.start(name, memory_bytes if name == names[0] else None)
+        if name not in workers.running:
+            workers.start(name, memory_bytes if name == names[0] else None)
     control = ControlOptions("test", listen=(workers.endpoint,), multicast=False)
     rounds = RoundsOptions(wire=Wire.F16, profile=profile, **{"scheduled": False} | settings)
     told: list[str] = []
@@ -180,7 +196,9 @@ def test_a_worker_of_another_version_does_not_join(tiny_model: Path, workers: Wo
                 memory_bytes=1,
                 session="",
             )
-            WorkerControl(other, "test", lambda: info, TraceReply, lambda _: b"", benchmark)
+            WorkerControl(
+                other, "test", lambda: info, TraceReply, lambda _: b"", lambda *_: b"", benchmark
+            )
             workers.start("c")
             go_on(session, lambda: bool(told))
         finally:
@@ -260,9 +278,11 @@ def test_no_memory_for_two_plans_at_once(tiny_model: Path, workers: Workers) -> 
 def test_the_root_begins_alone(
     tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And goes over to the plan when the workers have their parts."""
+    """Before there is a plan, and goes over to that when the workers have their parts."""
+    may_plan = threading.Event()
 
     def plan(scheduling: Scheduling, workers: Planning) -> Planned:
+        assert may_plan.wait(DEADLINE_S)
         made(scheduling, workers)
         return Planned(split(8, [1, 2, 1]), "as planned")
 
@@ -272,9 +292,156 @@ def test_the_root_begins_alone(
     with cluster_of(tiny_model, workers, scheduled=True) as (session, told):
         cluster = session.cluster
         assert cluster is not None
+        logits(session)
         assert not cluster.members
-        assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
+        assert not told
+        may_plan.set()
         go_on(session, lambda: set(cluster.members) == {1, 2})
         for _ in range(3):
             logits(session)
-        assert len(told) == 1
+        assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
+
+
+GIB = 1 << 30
+TOKENS = 40
+
+
+def text(session: Session, until: Callable[[int], None] = lambda _: None) -> list[int]:
+    """Greedy tokens, one a step; `until` is told how many there are."""
+    found: list[int] = []
+    forward, tokens = session.model.forward, PROMPT
+    for n in range(TOKENS):
+        until(n)
+        start = 0 if not n else len(PROMPT) + n - 1
+        rows = [Rows(SequenceId(0), tokens, start, 1)]
+        found.append(int(forward.step(rows, session.gather)[-1].argmax()))
+        tokens = found[-1:]
+    forward.cells.release(SequenceId(0))
+    return found
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # it looks again; nothing is expected of how long that takes
+
+
+def undisturbed(model: Path) -> list[int]:
+    """By this process alone."""
+    options = SessionOptions(model, 1, 512, 0)
+    with open_session(options) as session:
+        return text(session)
+
+
+@contextmanager
+def with_replicas(
+    model: Path, workers: Workers, profile: Profile | None = None
+) -> Iterator[tuple[Session, list[str]]]:
+    """Three workers. Each has half a tile: b's other holder is c; a's, and c's, is b."""
+    names = ("a", "b", "c")
+    for name in names:
+        workers.start(name, GIB)
+    with cluster_of(model, workers, profile, names=names, replicas=1) as (session, told):
+        logits(session)
+        wait_for(lambda: all("holds replicas" in workers.said(name) for name in "bc"))
+        yield session, told
+
+
+def test_who_holds_replicas_goes_on_for_who_is_gone(tiny_model: Path, workers: Workers) -> None:
+    """From what is in memory: nothing is fetched, read or repacked; and the text is the same."""
+    expected = undisturbed(tiny_model)
+    with with_replicas(tiny_model, workers) as (session, told):
+        cluster = session.cluster
+        assert cluster is not None
+
+        def kill_b(n: int) -> None:
+            if n == 10:
+                workers.kill("b")
+            if n == 20:
+                wait_for(lambda: bool(told))
+
+        assert text(session, kill_b) == expected
+        assert set(cluster.members) == {1, 3}
+        assert told == ["a new plan: root 25 %, a 25 %, c 50 %; from replicas"]
+        before = cluster.spent
+        assert text(session) == expected
+        assert not cluster.spent.since(before).taken_over_by_device.get(2)
+    for name in ("a", "c"):
+        assigned = [line for line in workers.said(name).splitlines() if "assigned" in line]
+        assert "0.0 MB fetched, 0.0 MB on disk already" in assigned[1]
+        assert not assigned[2:]
+
+
+def test_a_profile_is_no_reason_to_wait(
+    make_model: Callable[..., Path], random_profile: Callable[..., Profile], workers: Workers
+) -> None:
+    """The fills come afterwards."""
+    model = make_model(quantization="f32")
+    relax = {"kl_budget": 0.001}
+    with with_replicas(model, workers, random_profile(model)) as (session, told):
+        cluster = session.cluster
+        assert cluster is not None
+        cluster.relax(RelaxOptions(**relax))
+        workers.kill("c")
+        go_on(session, lambda: bool(told), atol=1.0)
+        cluster.relax(RelaxOptions(**relax))
+
+        def assigned() -> int:
+            return workers.said("b").count("assigned")
+
+        go_on(session, lambda: assigned() == 3, atol=1.0)
+        go_on(session, lambda: session.gather._epoch.relaxable is not None, atol=1.0)  # type: ignore[attr-defined]
+    assert told == ["a new plan: root 25 %, a 25 %, b 50 %; from replicas"]
+
+
+def test_where_nobody_can_step_in_a_generation_pauses(tiny_model: Path, workers: Workers) -> None:
+    """Until the weights are loaded elsewhere; then it goes on to the same text."""
+    expected = undisturbed(tiny_model)
+    relax = RelaxOptions(take_over=False)
+    with cluster_of(tiny_model, workers, relax=relax) as (session, told):
+        cluster = session.cluster
+        assert cluster is not None
+
+        def kill_a(n: int) -> None:
+            if n == 10:
+                workers.kill("a")
+
+        assert text(session, kill_a) == expected
+        assert set(cluster.members) == {2}
+    assert told == [
+        "worker a is gone and nobody else holds its neurons; paused until they are loaded "
+        "elsewhere",
+        "a new plan: root 50 %, b 50 %",
+    ]
+
+
+def test_a_pause_has_an_end(
+    tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_edge.cluster.rounds_ffn.PAUSE_S", 0.2)
+    monkeypatch.setattr(Cluster, "_replan", refuse)
+    relax = RelaxOptions(take_over=False)
+    with cluster_of(tiny_model, workers, relax=relax) as (session, told):
+        workers.kill("a")
+        with pytest.raises(HaloError, match="worker a left in the middle"):
+            text(session)
+    assert "no new plan yet: not now" in told
+
+
+def refuse(*_: object) -> None:
+    raise HaloError("not now")
+
+
+def test_tiles_come_from_peers(tiny_model: Path, workers: Workers, tmp_path: Path) -> None:
+    """Replicas, of those that have them by then."""
+    meeting = f"unixsock-stream/{tmp_path}/meeting"
+    workers.start("a", GIB, cache="a", listen=meeting)
+    wait_for(lambda: "waiting for a root" in workers.said("a"))  # b does not try again soon
+    workers.start("b", GIB, cache="b", connect=[meeting])
+    wait_for(lambda: "waiting for a root" in workers.said("b"))
+    with cluster_of(tiny_model, workers, replicas=1) as (session, _):
+        logits(session)  # both are ready
+        wait_for(lambda: all("holds replicas" in workers.said(name) for name in "ab"))
+    for name in "ab":
+        assert "MB came from peers" in workers.said(name)

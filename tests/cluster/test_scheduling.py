@@ -17,7 +17,7 @@ from halo_edge.lab.profiles import load_profile
 from halo_edge.lab.shapes import read_shape
 from halo_edge.plan.link import Link
 from halo_edge.plan.observed import Observed
-from halo_edge.plan.replanning import STEADY_S, Replanning
+from halo_edge.plan.replanning import STEADY_S, Replanning, moved
 from halo_edge.plan.workload import Workload
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.peer import LinkReport
@@ -230,3 +230,20 @@ def test_another_plan_knows_what_was_said_since(session: Session) -> None:
     session.known = {}
     session.scheduling.plan(workers)
     assert session.devices.cluster([A, B]).devices[1].speed == 0.25
+
+
+def test_who_is_gone_is_inherited_from(session: Session) -> None:
+    """By who holds replicas; and nobody is asked."""
+    workers = {A: info("a"), B: info("b"), C: info("c")}
+    made = session.scheduling.plan(workers).plan
+    assert made.replicas_on(A)
+    session.measured.clear()
+    left = {A: workers[A], C: workers[C]}
+    found = session.scheduling.inherited(made, left)
+    assert found is not None
+    assert found.words == "from replicas"
+    assert moved(made, found.plan) == []
+    assert B in made.workers and B not in found.plan.workers
+    assert session.measured == []
+    bare = replace(made, replicas=())
+    assert session.scheduling.inherited(bare, left) is None

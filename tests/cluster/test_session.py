@@ -193,7 +193,8 @@ def test_a_stopped_worker_is_computed_for_and_gets_its_work_back(tiny_model: Pat
 
 
 def test_a_killed_worker_is_named_where_nobody_may_take_over(tiny_model: Path) -> None:
-    with cluster(tiny_model, 3, RoundsOptions(relax=ALONE)) as session:
+    """And over TCP there is no other plan."""
+    with cluster(tiny_model, 3, RoundsOptions(relax=ALONE, transport=Transport.TCP)) as session:
         logits(session, PROMPT[:40])
         os.kill(session.local_pids[1], signal.SIGKILL)
         with pytest.raises(HaloError, match=r"worker worker-2 left in the middle of a generation"):
@@ -202,7 +203,7 @@ def test_a_killed_worker_is_named_where_nobody_may_take_over(tiny_model: Path) -
 
 
 def test_a_stopped_worker_is_named_where_nobody_may_take_over(tiny_model: Path) -> None:
-    options = RoundsOptions(stall_timeout_s=0.5, relax=ALONE)
+    options = RoundsOptions(stall_timeout_s=0.5, relax=ALONE, transport=Transport.TCP)
     with cluster(tiny_model, 2, options) as session:
         logits(session, PROMPT[:40])
         os.kill(session.local_pids[0], signal.SIGSTOP)

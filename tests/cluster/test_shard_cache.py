@@ -68,3 +68,13 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HaloError, match="cannot keep shards in"):
         ShardCache(tmp_path / "file" / "shards").load(NAME, DATA.nbytes, fetch)
+
+
+def test_a_piece_for_a_peer(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path)
+    cache.load(NAME, DATA.nbytes, fetch)
+    assert cache.piece(NAME, 10, 20) == fetch(10, 20)
+    assert cache.piece(NAME, 10, 1 << 48) == fetch(10, 10 + PIECE_BYTES)
+    assert cache.piece(NAME, 1 << 40, 1 << 41) == cache.piece(NAME, 20, 10) == b""
+    with pytest.raises(HaloError, match="cannot be read"):
+        cache.piece("0" * 64, 0, 1)

@@ -39,13 +39,14 @@ class Root:
         self.encoder = self.x_codec.encoder(self.x)
         self.stand_in = StandIn(
             self.store,
-            NEURONS,
+            {device: [neurons] for device, neurons in NEURONS.items()},
             LAYERS,
             Runtime(1),
             self.encoder,
             self.x_codec,
             self.partial_codec,
             MAX_TOKENS,
+            {},
         )
 
     def encode(self, tokens: int, seed: int = 0) -> memoryview:

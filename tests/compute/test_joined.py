@@ -52,12 +52,13 @@ def test_products(whole: FfnWeights, repack: bool, vectors: int) -> None:
 
 
 @pytest.mark.parametrize("repack", [True, False])
-def test_columns_of_different_types(whole: FfnWeights, repack: bool) -> None:
+@pytest.mark.parametrize("vectors", [2, 6])
+def test_columns_of_different_types(whole: FfnWeights, repack: bool, vectors: int) -> None:
     """As where a cut tile had to be quantised anew."""
     first, *rest = columns_of(whole.down)
     (cut,) = gather_columns(whole.down, [np.arange(64)], DownType.Q8_0)
     pieces = joined([cut, *rest], Along.COLUMNS)
-    x = np.random.default_rng(2).standard_normal((2, 512)).astype(np.float32)
+    x = np.random.default_rng(2).standard_normal((vectors, 512)).astype(np.float32)
     expected = multiply(Runtime(1), whole.down, x)
     found = multiply(Runtime(1, repack=repack), pieces, x)
     assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
@@ -69,7 +70,8 @@ def test_columns_of_different_types(whole: FfnWeights, repack: bool) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize("repack", [True, False])
-def test_the_ffn_of_tiles(whole: FfnWeights, repack: bool, tokens: int) -> None:
+@pytest.mark.parametrize("joins", [True, False])
+def test_the_ffn_of_tiles(whole: FfnWeights, joins: bool, repack: bool, tokens: int) -> None:
     tiles = [
         FfnWeights(*each)
         for each in zip(rows_of(whole.gate), rows_of(whole.up), columns_of(whole.down), strict=True)
@@ -78,7 +80,7 @@ def test_the_ffn_of_tiles(whole: FfnWeights, repack: bool, tokens: int) -> None:
     x[:] = np.random.default_rng(3).standard_normal(x.shape)
     answers = []
     for weights in ([whole], tiles, tiles[:1]):
-        runtime = Runtime(1, repack=repack)
+        runtime = Runtime(1, repack=repack, joins=joins)
         assert FfnGraphs(runtime, [weights], Rows.f32(x), Rows.f32(out)).run(0, tokens)
         answers.append(out.copy())
     expected, found, part = answers

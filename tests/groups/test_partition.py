@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_edge.groups.partition import GROUP_SIZE, TILE_NEURONS, Partition, tiles
+from halo_edge.groups.partition import (
+    GROUP_SIZE,
+    MOST_MORE,
+    TILE_NEURONS,
+    Partition,
+    tiles,
+    tiles_with,
+)
 
 
 @given(st.integers(1, 20_000), st.integers(1, 300), st.data())
@@ -45,3 +52,31 @@ def test_tiles(start: int, length: int) -> None:
 
 def test_neighbours_have_tiles_in_common() -> None:
     assert set(tiles(range(100, 1000))) & set(tiles(range(300, 900))) == {range(512, 768)}
+
+
+def test_pieces_that_are_known() -> None:
+    """A share of 128 to 640, and a part of the next one's, in one share."""
+    mine, others = tiles(range(128, 640)), tiles(range(640, 1024))
+    found = tiles_with(range(128, 896), [*mine, *others])
+    assert found == [*mine, range(640, 768), range(768, 896)]
+    assert tiles_with(range(128, 1024), [*mine, *others]) == [*mine, *others]
+    assert tiles_with(range(256, 512), mine) == [range(256, 512)]
+    assert tiles_with(range(0, 0), mine) == []
+
+
+def test_not_too_many_pieces() -> None:
+    known = [range(at, at + 64) for at in range(0, 512, 64)]
+    assert tiles_with(range(512), known) == tiles(range(512))
+
+
+@given(st.integers(0, 2000), st.integers(0, 2000), st.data())
+def test_pieces_cover_a_share(start: int, length: int, data: st.DataObject) -> None:
+    neurons = range(start, start + length)
+    bound = st.integers(0, 4000)
+    ranges = data.draw(st.lists(st.tuples(bound, bound), max_size=4))
+    known = [tile for a, b in ranges for tile in tiles(range(min(a, b), max(a, b)))]
+    found = tiles_with(neurons, known)
+    assert [n for piece in found for n in piece] == list(neurons)
+    assert len(found) <= len(tiles(neurons)) + MOST_MORE
+    for piece in found:
+        assert piece.start // TILE_NEURONS == (piece.stop - 1) // TILE_NEURONS

@@ -91,6 +91,36 @@ def test_version_1_is_given_a_disk_limit(tmp_path: Path) -> None:
     assert not list((tmp_path / "cpu/halo-lab/x").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("unified", "files"),
+    [
+        (True, {"memory.peak": "12345\n", "io.stat": "8:0 rbytes=1\n254:0 rbytes=678 wbytes=9\n"}),
+        (
+            False,
+            {
+                "memory.max_usage_in_bytes": "12345\n",
+                "blkio.throttle.io_service_bytes": "254:0 Read 678\n254:0 Write 9\nTotal 687\n",
+            },
+        ),
+    ],
+)
+def test_what_was_used(tmp_path: Path, unified: bool, files: dict[str, str]) -> None:
+    group = Cgroup(Hierarchies(tmp_path, tmp_path, unified, tmp_path), "halo-lab/x")
+    with pytest.raises(HaloError, match="cannot read"):
+        group.memory_peak_bytes  # noqa: B018
+    for name, text in files.items():
+        (tmp_path / "halo-lab/x" / name).write_text(text)
+    assert group.memory_peak_bytes == 12345
+    assert group.storage_read_bytes("254:0") == 678
+    assert group.storage_read_bytes("259:1") == 0
+
+
+def test_what_was_read_is_not_counted_everywhere(tmp_path: Path) -> None:
+    group = Cgroup(Hierarchies(tmp_path, tmp_path, True), "halo-lab/x")
+    with pytest.raises(HaloError, match="no blkio"):
+        group.storage_read_bytes("254:0")
+
+
 def test_groups_of_all_hierarchies_are_removed(tmp_path: Path) -> None:
     """Also one that a killed lab has left in one of them only."""
     roots = [tmp_path / name for name in ("cpu", "memory", "blkio")]
@@ -164,6 +194,8 @@ def test_a_disk_is_read_at_its_limit(hierarchies: Hierarchies, tmp_path: Path) -
     command = [sys.executable, "-c", program, str(file), *group.procs_files]
     done = subprocess.run(command, capture_output=True, check=True, timeout=30)
     assert float(done.stdout) > 8 / 20 - 0.15
+    assert 8_000_000 <= group.storage_read_bytes(disk) < 100_000_000
+    assert group.memory_peak_bytes >= 1 << 20
 
 
 def test_removing_a_group_ends_its_processes(hierarchies: Hierarchies) -> None:

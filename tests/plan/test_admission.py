@@ -101,3 +101,66 @@ def test_who_came_again_while_the_plan_was_made_has_no_part_in_it(two: Admission
     two.came(2, has_part=False)
     two.planned(members, 12.0)
     assert plan(two, two.due_at()) == {1, 2, 3}
+
+
+def replace(admission: Admission, now: float) -> frozenset[int]:
+    left = admission.replaceable(now)
+    if left:
+        admission.replaced(left, now)
+    return left
+
+
+def test_who_left_may_be_replaced_at_once(two: Admission) -> None:
+    two.left(1, 100.0)
+    assert replace(two, 100.0) == {1}
+    assert two.due_at() == math.inf
+    assert replace(two, 101.0) == frozenset()
+
+
+def test_who_was_replaced_is_let_in_again_later(two: Admission) -> None:
+    two.left(1, 100.0)
+    replace(two, 100.0)
+    two.came(1, has_part=True)
+    assert two.due_at() == 100.0 + AGAIN_AFTER_S
+    assert plan(two, two.due_at()) == {1, 2}
+
+
+def test_who_was_just_let_in_is_not_replaced(two: Admission) -> None:
+    """But planned without, if it stays away."""
+    two.came(3, has_part=False)
+    plan(two, 100.0)
+    two.left(3, 101.0)
+    assert two.replaceable(102.0) == frozenset()
+    assert plan(two, two.due_at()) == {1, 2}
+    assert two.replaceable(1000.0) == frozenset()
+
+
+def test_a_device_that_alternates_is_replaced_once_a_minute_at_most(two: Admission) -> None:
+    plans = []
+    for second in range(100, 700):
+        if second % 2:
+            two.left(1, second)
+        else:
+            two.came(1, has_part=False)
+        if replace(two, second) or plan(two, second) is not None:
+            plans.append(second)
+    assert 5 <= len(plans) <= 1 + 600 / AGAIN_AFTER_S
+    assert all(b - a >= AGAIN_AFTER_S for a, b in itertools.pairwise(plans))
+
+
+def test_where_nobody_computes_for_it_there_is_a_plan_at_once(two: Admission) -> None:
+    two.left(1, 100.0)
+    two.needed(1, 100.1)
+    assert plan(two, 100.1) == {2}
+    two.needed(2, 200.0)  # it does not answer
+    assert two.replaceable(200.0) == {2}
+    assert plan(two, 200.0) == frozenset()
+    two.needed(7, 300.0)
+    assert two.due_at() == math.inf
+
+
+def test_a_replacement_that_failed_is_tried_again(two: Admission) -> None:
+    two.left(1, 100.0)
+    two.failed(100.0)
+    assert two.replaceable(100.1) == frozenset()
+    assert two.replaceable(100.0 + RETRY_AFTER_S) == {1}

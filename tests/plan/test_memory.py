@@ -1,4 +1,4 @@
-"""What fits, what stays, and who else holds it."""
+"""What fits, and what stays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tests.plan.clusters import cluster, worker, workload
 
 from halo_edge.plan.device import PROCESS_BYTES
-from halo_edge.plan.memory import capacities, replicas, residents, streamable
-from halo_edge.plan.plan import Plan, split
+from halo_edge.plan.memory import capacities, residents, streamable
 
 WORK = workload()
 
@@ -51,25 +50,3 @@ def test_what_can_be_streamed_fits(fits: int, share: int) -> None:
         (stay,) = residents([range(share)], [fits], shape)
         ahead = (share - len(stay) + 4) / shape.n_layers if len(stay) < share else 0
         assert len(stay) + ahead <= fits
-
-
-def test_replicas_by_hand() -> None:
-    shares = (range(4), range(4, 6), range(6, 10), range(10, 10))
-    assert replicas(shares, [20, 5, 4, 0], [1, 2, 3]) == ((), (range(6, 9),), (), ())
-    assert replicas(shares, [4, 2, 9, 0], [1, 2, 3]) == ((), (), (range(4, 6),), ())
-
-
-@given(
-    st.lists(st.integers(0, 9), min_size=2, max_size=6).filter(any), st.lists(st.integers(0, 40))
-)
-def test_replicas_fit_and_are_of_others(weights: list[int], more: list[int]) -> None:
-    shares = split(40, weights).shares
-    capacity = [len(share) + spare for share, spare in zip(shares, [*more, *[0] * 6], strict=False)]
-    capacity = capacity[: len(shares)]
-    held = replicas(shares, capacity, range(1, len(shares)))
-    Plan(shares, replicas=held)  # raises for a group held twice
-    every = [group for each in held for run in each for group in run]
-    assert len(set(every)) == len(every)
-    assert not held[0] and not set(every) & set(shares[0])
-    for share, fits, runs in zip(shares, capacity, held, strict=True):
-        assert len(share) + sum(map(len, runs)) <= fits

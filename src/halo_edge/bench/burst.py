@@ -154,6 +154,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 BURSTS: Final = Experiment(
     name="burst",
+    about="TPOT and token gaps under bursts of loss (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=5, tokens=40, limit_s=60),

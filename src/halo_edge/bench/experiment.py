@@ -11,7 +11,7 @@ steadily within a repetition favours no case.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -73,11 +73,37 @@ class Opened(Generic[CaseT, SampleT]):
     warnings: Callable[[], list[str]] = list
 
 
+Open = Callable[[Settings, Sequence[CaseT], Tell], AbstractContextManager[Opened[CaseT, SampleT]]]
+
+
+def by_itself(
+    measure: Callable[[Settings, CaseT, Tell], tuple[SampleT, Sequence[str]]],
+) -> Open[CaseT, SampleT]:
+    """For an experiment whose every measurement opens and closes what it needs, so that no other's
+    processes are there meanwhile. `measure` also gives warnings."""
+
+    @contextmanager
+    def opened(
+        settings: Settings, cases: Sequence[CaseT], tell: Tell
+    ) -> Iterator[Opened[CaseT, SampleT]]:
+        warnings: list[str] = []
+
+        def one(case: CaseT) -> SampleT:
+            sample, found = measure(settings, case, tell)
+            warnings.extend(f"{case.name}: {line}" for line in found)
+            return sample
+
+        yield Opened(one, lambda: warnings)
+
+    return opened
+
+
 @dataclass(frozen=True)
 class Experiment(Generic[CaseT, SampleT, RowT]):
     """`row` is the type of `rows`: a dataclass that JSON can hold. `model`: the shape of the
-    synthetic model it runs on (`model.synth.SHAPES`), or None for the demo model. `options`: what
-    else of the command line decides what it measures. `in_lab`: it needs one.
+    synthetic model it runs on (`model.synth.SHAPES`), or None for the demo model. `about`: one line
+    for people. `options`: what else of the command line decides what it measures. `in_lab`: it
+    needs one.
     `uses_profile`: it has something to do with `Settings.profile`, where there is one.
 
     `table` and `plot` need nothing but rows, which may come from a file.
@@ -89,12 +115,11 @@ class Experiment(Generic[CaseT, SampleT, RowT]):
     full: Size
     quick: Size
     cases: Callable[[Settings], Sequence[CaseT]]
-    open: Callable[
-        [Settings, Sequence[CaseT], Tell], AbstractContextManager[Opened[CaseT, SampleT]]
-    ]
+    open: Open[CaseT, SampleT]
     rows: Callable[[Mapping[CaseT, Sequence[SampleT]]], list[RowT]]
     table: Callable[[Sequence[RowT]], str]
     plot: Callable[[Sequence[RowT]], Figure] | None
+    about: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     in_lab: bool = False
     uses_profile: bool = False

@@ -37,11 +37,13 @@ from halo_edge.cluster.trace_summary import TokenTime
 from halo_edge.errors import HaloError
 from halo_edge.groups.placement import Placement
 from halo_edge.lab.fabric import DeviceCounters
-from halo_edge.lab.lab import Lab
+from halo_edge.lab.lab import DeviceUsage, Lab
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import Action, DeviceSpec, Event, LabSpec
 
 ROOT: Final = "n0"
+# Longer than any measurement: a stall is to be measured, not to end the run.
+STALL_TIMEOUT_S: Final = 600.0
 # A token's end is awaited for so long after the time is up, before the links are made good again.
 GRACE_S: Final = 1.0
 # TCP tries again only after a pause as long as all its pauses before, up to 120 s.
@@ -129,8 +131,19 @@ class LabCluster:
 
         Raises `HaloError` when the cluster fails.
         """
+        self.prepare()
+        return self.decode(links, tokens, limit_s, settle)
+
+    def prepare(self, follow: tuple[int, ...] = ()) -> None:
+        """Begin with a fresh prompt, and go on with `follow` (`Decoder.prepare`). Raises
+        `HaloError` when the cluster fails."""
         self._lab.check()
-        self._probe.ask(Prepare(), Done, PREPARE_TIMEOUT_S)
+        self._probe.ask(Prepare(follow), Done, PREPARE_TIMEOUT_S)
+
+    def decode(
+        self, links: Links | None, tokens: int, limit_s: float, settle: int = 0
+    ) -> LabSample:
+        """As `measure`, going on where it was."""
         request = Decode(tokens, limit_s, settle)
         met = self._meet(links, request, Decoded, limit_s + GRACE_S)
         decoded = met.reply
@@ -168,6 +181,10 @@ class LabCluster:
         """Of all tokens so far, if the probe records. Raises `HaloError`."""
         return self._probe.ask(Traced(), Times, TRACE_TIMEOUT_S).tokens
 
+    def usage(self, device: str) -> DeviceUsage:
+        """See `Lab.usage`."""
+        return self._lab.usage(device)
+
     def warnings(self) -> list[str]:
         return [f"lab {self._lab.spec.name}: {line}" for line in self._lab.warnings()]
 
@@ -185,6 +202,9 @@ class LabCluster:
             begun = time.monotonic()
             probe.send(request)
             reply, happened = self._happen(events, kind, begun)
+            for event in events[len(happened) :]:
+                if event.action is Action.RESTART:  # nobody stays killed
+                    lab.act(event)
             if reply is None:
                 left_s = begun + limit_s - time.monotonic()
                 reply = probe.receive(kind, max(0.0, left_s))
@@ -229,10 +249,9 @@ class _Met(Generic[ReplyT]):
 def open_lab_cluster(
     spec: LabSpec,
     model: Path,
-    transport: Transport,
     tell: Tell,
     *,
-    stall_timeout_s: float,
+    transport: Transport = Transport.UDP,
     scheduled: bool = False,
     trace: bool = False,
     profile: Path | None = None,
@@ -250,7 +269,7 @@ def open_lab_cluster(
             model=str(model.resolve()),
             transport=transport,
             context=CONTEXT,
-            stall_timeout_s=stall_timeout_s,
+            stall_timeout_s=STALL_TIMEOUT_S,
             directory=str(directory),
             profile=None if profile is None else str(profile.resolve()),
             placement=placement,

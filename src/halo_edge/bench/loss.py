@@ -148,6 +148,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 LOSS: Final = Experiment(
     name="loss",
+    about="TPOT against packet loss, UDP and TCP, with real packets (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=5, tokens=16, limit_s=20),

@@ -181,6 +181,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 OUTAGE: Final = Experiment(
     name="outage",
+    about="Token gaps around the absence of a worker (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=5, tokens=48, limit_s=60),

@@ -61,6 +61,18 @@ def axes(x_label: str, y_label: str) -> Iterator[tuple[Figure, Axes]]:
 
     Raises `HaloError` where matplotlib is not installed.
     """
+    with panels([1], 1) as (figure, ((plot,),)):
+        plot.set_xlabel(x_label)
+        plot.set_ylabel(y_label)
+        yield figure, plot
+
+
+@contextmanager
+def panels(
+    heights: Sequence[float], columns: int
+) -> Iterator[tuple[Figure, Sequence[Sequence[Axes]]]]:
+    """As `axes`, with a grid of them, to be found by row and column: rows of these relative
+    heights. Those of a column share their x, those of a row their y."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -71,11 +83,18 @@ def axes(x_label: str, y_label: str) -> Iterator[tuple[Figure, Axes]]:
             "plots need matplotlib; install it with pip install 'halo-edge[bench]'"
         ) from None
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-        plot = figure.add_subplot()
-        plot.set_xlabel(x_label)
-        plot.set_ylabel(y_label)
-        yield figure, plot
+        width, height = SIZE_INCHES
+        more = len(heights) > 1
+        figure = Figure(figsize=(width, height * (1.5 if more else 1)), layout="constrained")
+        grid = figure.subplots(
+            len(heights),
+            columns,
+            sharex="col",
+            sharey="row",
+            squeeze=False,
+            height_ratios=heights,
+        )
+        yield figure, grid.tolist()
 
 
 def draw_series(plot: Axes, index: int, label: str, points: Sequence[Point]) -> None:

@@ -25,8 +25,6 @@ from halo_edge.lab.link import LinkSettings
 DEVICES: Final = 4
 # Each way on every worker's link: an RTT of 2 ms.
 DELAY_MS: Final = 1.0
-# Longer than any measurement: a stall is to be measured, not to end the run.
-STALL_TIMEOUT_S: Final = 600.0
 # Over UDP so many tokens come before those that are measured on new links: a cluster in use has
 # estimated their loss and round trip. TCP's windows are largest when a link turns bad.
 SETTLE_TOKENS: Final = 4
@@ -94,9 +92,8 @@ def open_one_core(
     with open_lab_cluster(
         spec,
         settings.model,
-        transport,
         tell,
-        stall_timeout_s=STALL_TIMEOUT_S,
+        transport=transport,
         profile=settings.profile,
         placement=placement,
     ) as cluster:

@@ -90,7 +90,7 @@ def _serve(session: Session, start: ProbeStart, requests: BinaryIO, replies: Bin
             _cluster(session).relax(request.options)
             _say(replies, done)
         elif isinstance(request, Prepare):
-            decoder.prepare()
+            decoder.prepare(request.follow)
             _say(replies, done)
         elif isinstance(request, Decode):
             _say(replies, _decoded(session, decoder, request))

@@ -48,7 +48,10 @@ class Relax(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Compute the prompt and the warm tokens. Answered by `Done`."""
+    """Compute the prompt and the warm tokens; `follow` is for `Decoder.prepare`. Answered by
+    `Done`."""
+
+    follow: tuple[int, ...] = ()
 
 
 class Decode(msgspec.Struct, frozen=True, tag=True):
@@ -95,8 +98,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 class Decoded(msgspec.Struct, frozen=True, tag=True):
     """`begun_s`: the monotonic clock, which all processes of a machine share. `spent`: also for the
     tokens that settled. `shares`: of the neuron groups, by device, at the end, and `begins`: the
-    first of each, 0 being the most important. `outlook`: what the
-    scheduler makes of them then."""
+    first of each, 0 being the most important. `outlook`: what the scheduler makes of them then.
+    Workers are numbered by their names."""
 
     begun_s: float
     decoding: Decoding

@@ -20,7 +20,6 @@ from halo_edge.bench.lab_cluster import LabCluster, LabSample, lab_spec, open_la
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
 from halo_edge.bench.plot import COLOURS, Point, axes, draw_series, ticks
-from halo_edge.bench.policies import STALL_TIMEOUT_S
 from halo_edge.bench.spent import Spent, spent
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.trace_summary import TokenTime
@@ -107,9 +106,7 @@ def _opened(
                             speed=case.speed,
                         ),
                         settings.model,
-                        Transport.UDP,
                         tell,
-                        stall_timeout_s=STALL_TIMEOUT_S,
                         trace=True,
                     )
                 )
@@ -200,6 +197,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 SCALING: Final = Experiment(
     name="scaling",
+    about="TPOT of 1, 2, 4 and 8 slow devices (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=5, tokens=16, limit_s=60),

@@ -7,19 +7,16 @@ it the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from halo_edge.bench import markdown
-from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
+from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import LabSample, lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, Reading, median_of
 from halo_edge.bench.plot import COLOURS, axes
-from halo_edge.bench.policies import STALL_TIMEOUT_S
-from halo_edge.cluster.messages import Transport
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import LabSpec
 
@@ -100,27 +97,12 @@ def _cases(settings: Settings) -> list[Case]:
     return [Case(kind, scheduled) for kind in kinds for scheduled in (False, True)]
 
 
-@contextmanager
-def _opened(
-    settings: Settings, cases: Sequence[Case], tell: Tell
-) -> Iterator[Opened[Case, LabSample]]:
-    warnings: list[str] = []
-
-    def measure(case: Case) -> LabSample:
-        with open_lab_cluster(
-            case.kind.spec(),
-            settings.model,
-            Transport.UDP,
-            tell,
-            stall_timeout_s=STALL_TIMEOUT_S,
-            scheduled=case.scheduled,
-        ) as cluster:
-            size = settings.size
-            sample = cluster.measure(None, size.tokens, size.limit_s, SETTLE)
-            warnings.extend(f"{case.name}: {line}" for line in cluster.warnings())
-            return sample
-
-    yield Opened(measure, lambda: warnings)
+def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[LabSample, list[str]]:
+    size = settings.size
+    with open_lab_cluster(
+        case.kind.spec(), settings.model, tell, scheduled=case.scheduled
+    ) as cluster:
+        return cluster.measure(None, size.tokens, size.limit_s, SETTLE), cluster.warnings()
 
 
 def _rows(taken: Mapping[Case, Sequence[LabSample]]) -> list[Row]:
@@ -211,12 +193,13 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 UNEQUAL: Final = Experiment(
     name="unequal",
+    about="Devices that are not alike: the scheduler's shares and predictions (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=3, tokens=40, limit_s=120),
     quick=Size(repetitions=1, tokens=24, limit_s=60),
     cases=_cases,
-    open=_opened,
+    open=by_itself(_measured),
     rows=_rows,
     table=_table,
     plot=_plot,

@@ -7,8 +7,7 @@ often chunks travel, and what that costs. Nobody is told of the loss: rounds fin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,12 +16,11 @@ from halo_edge.bench import markdown
 from halo_edge.bench.compared import DECODE_STEP, QUICK_WINDOW, WINDOW, Comparer, Comparison
 from halo_edge.bench.compared import Sample as Compared
 from halo_edge.bench.compared_columns import compared_columns
-from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
+from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import LabSample, lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
-from halo_edge.bench.policies import BALANCED, DEVICES, STALL_TIMEOUT_S, check_profile
-from halo_edge.cluster.messages import Transport
+from halo_edge.bench.policies import BALANCED, DEVICES, check_profile
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.spec import LabSpec
 
@@ -97,33 +95,22 @@ class Row:
 def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
     """Scores the text in a file. Of `Size`, `tokens`: decoded for TPOT."""
 
-    @contextmanager
-    def opened(
-        settings: Settings, cases: Sequence[Case], tell: Tell
-    ) -> Iterator[Opened[Case, Sample]]:
+    def measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
         check_profile(settings, [BALANCED.relax])
-        warnings: list[str] = []
-
-        def measure(case: Case) -> Sample:
-            with open_lab_cluster(
-                case.spec(),
-                settings.model,
-                Transport.UDP,
-                tell,
-                stall_timeout_s=STALL_TIMEOUT_S,
-                scheduled=case.scheduled,
-                profile=settings.profile,
-            ) as cluster:
-                size = settings.size
-                cluster.relax(BALANCED.relax)
-                decoded = cluster.measure(None, size.tokens, size.limit_s, SETTLE)
-                window = QUICK_WINDOW if settings.quick else WINDOW
-                comparer = Comparer(cluster, text, window, windows=1, clean=None)
-                compared = comparer.compare(case, BALANCED.relax, None, DECODE_STEP)
-                warnings.extend(f"{case.name}: {line}" for line in cluster.warnings())
-                return Sample(decoded, compared)
-
-        yield Opened(measure, lambda: warnings)
+        with open_lab_cluster(
+            case.spec(),
+            settings.model,
+            tell,
+            scheduled=case.scheduled,
+            profile=settings.profile,
+        ) as cluster:
+            size = settings.size
+            cluster.relax(BALANCED.relax)
+            decoded = cluster.measure(None, size.tokens, size.limit_s, SETTLE)
+            window = QUICK_WINDOW if settings.quick else WINDOW
+            comparer = Comparer(cluster, text, window, windows=1, clean=None)
+            compared = comparer.compare(case, BALANCED.relax, None, DECODE_STEP)
+            return Sample(decoded, compared), cluster.warnings()
 
     return Experiment(
         name="unreliable",
@@ -132,7 +119,7 @@ def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
         full=Size(repetitions=3, tokens=60, limit_s=240),
         quick=Size(repetitions=1, tokens=24, limit_s=120),
         cases=_cases,
-        open=opened,
+        open=by_itself(measured),
         rows=_rows,
         table=_table,
         plot=None,

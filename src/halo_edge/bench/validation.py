@@ -5,8 +5,7 @@ This machine's profile is measured first; of a lab, the simulator is told only t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
@@ -14,13 +13,11 @@ from typing import TYPE_CHECKING, Final
 from halo_edge.bench import markdown
 from halo_edge.bench.cores import last_core
 from halo_edge.bench.decoding import PROMPT
-from halo_edge.bench.experiment import Experiment, Opened, Settings, Size, Tell
+from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, Reading, median_of
 from halo_edge.bench.plot import COLOURS, axes
-from halo_edge.bench.policies import STALL_TIMEOUT_S
-from halo_edge.cluster.messages import Transport
 from halo_edge.errors import HaloError
 from halo_edge.lab.host_profile import measure_host_profile
 from halo_edge.lab.link import Burst, LinkSettings
@@ -86,29 +83,17 @@ class Row:
     repetitions: int
 
 
-@contextmanager
-def _opened(
-    settings: Settings, cases: Sequence[Case], tell: Tell
-) -> Iterator[Opened[Case, Sample]]:
-    warnings: list[str] = []
+def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
+    """The profile is measured each time: the machine's speed drifts within minutes."""
     model, size = str(settings.model), settings.size
+    profile = measure_host_profile(model)
+    with open_lab_cluster(case.spec, settings.model, tell) as cluster:
+        lab, warnings = cluster.measure(None, size.tokens, size.limit_s), cluster.warnings()
     work = Work(read_shape(model), prompt=len(PROMPT), tokens=size.tokens)
-
-    def measure(case: Case) -> Sample:
-        """The profile is measured each time: the machine's speed drifts within minutes."""
-        profile = measure_host_profile(model)
-        cluster = open_lab_cluster(
-            case.spec, settings.model, Transport.UDP, tell, stall_timeout_s=STALL_TIMEOUT_S
-        )
-        with cluster as opened:
-            lab = opened.measure(None, size.tokens, size.limit_s).decoding.tpot
-            warnings.extend(opened.warnings())
-        found = simulate(case.spec, work, {HOST: profile})
-        if found.ended is not None:
-            raise HaloError(f"the simulation of {case.name!r} ended: {found.ended}")
-        return Sample(lab, fmean(found.tokens_s) * 1e3)
-
-    yield Opened(measure, lambda: warnings)
+    found = simulate(case.spec, work, {HOST: profile})
+    if found.ended is not None:
+        raise HaloError(f"the simulation of {case.name!r} ended: {found.ended}")
+    return Sample(lab.decoding.tpot, fmean(found.tokens_s) * 1e3), warnings
 
 
 def _rows(taken: Mapping[Case, Sequence[Sample]]) -> list[Row]:
@@ -170,12 +155,13 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 VALIDATION: Final = Experiment(
     name="validation",
+    about="The simulator's TPOT against the lab's (Linux, root).",
     row=Row,
     model="tinyllama-1.1b",
     full=Size(repetitions=3, tokens=24, limit_s=60),
     quick=Size(repetitions=1, tokens=12, limit_s=30),
     cases=lambda settings: CASES[::2] if settings.quick else CASES,
-    open=_opened,
+    open=by_itself(_measured),
     rows=_rows,
     table=_table,
     plot=_plot,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,26 +13,18 @@ from rich.markup import escape
 from typer import Option, Typer
 
 from halo_edge.bench.ablation import ablation
-from halo_edge.bench.burst import BURSTS
 from halo_edge.bench.experiment import Settings, measure, sized
-from halo_edge.bench.experiments import LAB_EXPERIMENTS, AnyExperiment
-from halo_edge.bench.loss import LOSS
+from halo_edge.bench.experiments import EXPERIMENTS, LAB_EXPERIMENTS, AnyExperiment
 from halo_edge.bench.off_domain import off_domain
-from halo_edge.bench.outage import OUTAGE
 from halo_edge.bench.overhead import overhead
 from halo_edge.bench.plot import to_svg
 from halo_edge.bench.predictor import predictor
-from halo_edge.bench.prefill import PREFILL
 from halo_edge.bench.profiles import lent_profile, own_profile
 from halo_edge.bench.quality import quality
 from halo_edge.bench.relaxed import relaxed
-from halo_edge.bench.replanning import REPLANNING
 from halo_edge.bench.report import render, write_plots
 from halo_edge.bench.result import Document, document, rows_of, to_json
-from halo_edge.bench.scaling import SCALING
-from halo_edge.bench.unequal import UNEQUAL
 from halo_edge.bench.unreliable import unreliable
-from halo_edge.bench.validation import VALIDATION
 from halo_edge.cli.compute import model_path
 from halo_edge.cli.console import byte_progress, notes, print_json
 from halo_edge.cli.grouped import grouped
@@ -86,11 +78,6 @@ def _overhead(
     _run(overhead(wire), options)
 
 
-def _prefill(*, options: BenchOptions) -> None:
-    """Tokens/s of prompts, one process against four, over UDP and TCP."""
-    _run(PREFILL, options)
-
-
 def _quality(*, text: Text, profile: Profile | None = None, options: BenchOptions) -> None:
     """What splitting, losing packets and going on without them do to what a model says.
 
@@ -126,57 +113,18 @@ def _predictor(*, text: Text | None = None, options: BenchOptions) -> None:
     _run(predictor(text), options)
 
 
-def _loss(*, options: BenchOptions) -> None:
-    """TPOT against packet loss, UDP and TCP, with real packets (Linux, root)."""
-    _run(LOSS, options)
-
-
-def _burst(*, options: BenchOptions) -> None:
-    """TPOT and token gaps under bursts of loss (Linux, root)."""
-    _run(BURSTS, options)
-
-
-def _outage(*, options: BenchOptions) -> None:
-    """Token gaps around the absence of a worker (Linux, root)."""
-    _run(OUTAGE, options)
-
-
-def _scaling(*, options: BenchOptions) -> None:
-    """TPOT of 1, 2, 4 and 8 slow devices (Linux, root)."""
-    _run(SCALING, options)
-
-
-def _unequal(*, options: BenchOptions) -> None:
-    """Devices that are not alike: the scheduler's shares, and what it predicts (Linux, root)."""
-    _run(UNEQUAL, options)
-
-
-def _replanning(*, options: BenchOptions) -> None:
-    """A device slows down, or dies again and again (Linux, root)."""
-    _run(REPLANNING, options)
-
-
-def _validation(*, options: BenchOptions) -> None:
-    """The simulator's TPOT against the lab's (Linux, root)."""
-    _run(VALIDATION, options)
-
-
 def _all(
     *, text: Text | None = None, profile: Profile | None = None, options: BenchOptions
 ) -> None:
     """Every experiment: those of the lab where it is possible, those on text where --text is given,
     off-domain where --profile is."""
     on_text: list[AnyExperiment] = [] if text is None else [quality(text)]
-    on_text_in_lab: list[AnyExperiment] = (
-        []
-        if text is None
-        else [
-            relaxed(text),
-            unreliable(text),
-            ablation(text),
-        ]
+    on_text_in_lab: list[AnyExperiment] = []
+    if text is not None:
+        on_text_in_lab = [relaxed(text), unreliable(text), ablation(text)]
+    _run_all(
+        [overhead(), *EXPERIMENTS, *on_text], [*LAB_EXPERIMENTS, *on_text_in_lab], profile, options
     )
-    _run_all([overhead(), PREFILL, *on_text], [*LAB_EXPERIMENTS, *on_text_in_lab], profile, options)
 
 
 def _report(
@@ -194,26 +142,30 @@ def _report(
     notes.print(f"{page} is made of {results}")
 
 
-for _command in (
-    _overhead,
-    _prefill,
-    _quality,
-    _relaxed,
-    _unreliable,
-    _off_domain,
-    _ablation,
-    _predictor,
-    _loss,
-    _burst,
-    _outage,
-    _scaling,
-    _unequal,
-    _replanning,
-    _validation,
-    _all,
-    _report,
-):
-    app.command(_command.__name__.removeprefix("_").replace("_", "-"))(grouped(_command))
+def _command(experiment: AnyExperiment) -> Callable[..., None]:
+    """Of one without options of its own."""
+
+    def run(*, options: BenchOptions) -> None:
+        _run(experiment, options)
+
+    run.__doc__ = experiment.about
+    return run
+
+
+_COMMANDS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
+    ("overhead", _overhead),
+    ("quality", _quality),
+    ("relaxed", _relaxed),
+    ("unreliable", _unreliable),
+    ("off-domain", _off_domain),
+    ("ablation", _ablation),
+    ("predictor", _predictor),
+    *((each.name, _command(each)) for each in (*EXPERIMENTS, *LAB_EXPERIMENTS)),
+    ("all", _all),
+    ("report", _report),
+)
+for _name, _of in _COMMANDS:
+    app.command(_name)(grouped(_of))
 
 
 def _run_all(

@@ -24,6 +24,7 @@ from halo_edge.engine.trace import Recorder, Tracer
 from halo_edge.errors import HaloError
 from halo_edge.groups.profile import Profile
 from halo_edge.lab.impairment import ImpairedLink, parse_impairment
+from halo_edge.plan.replicas import MAX_REPLICAS
 
 DEFAULT_WORKERS: Final = 3
 _MODEL: Final = "Model"
@@ -126,6 +127,18 @@ class ComputeOptions(RelaxingOptions):
             "Default: equal.",
         ),
     ] = None
+    replicas: Annotated[
+        str,
+        Option(
+            "--replicas",
+            rich_help_panel=_CLUSTER,
+            metavar="auto|off|N",
+            help="How many other workers (0 to 2) hold each worker's neurons, too, loaded in the "
+            "background into memory known to be spare, so that they go on at once with the "
+            "work of one that is gone; where memory is short, the most important neurons first. "
+            "auto: 1, unless --split says who does what or all run on this machine.",
+        ),
+    ] = "auto"
     profile: Annotated[
         str | None,
         Option(
@@ -212,6 +225,7 @@ class ComputeOptions(RelaxingOptions):
             profile=profile,
             down=self.down_type,
             relax=relax,
+            replicas=_replicas(self.replicas),
         )
         tracer = Recorder() if self.trace is not None else Tracer()
         cores = os.cpu_count() or 1
@@ -294,6 +308,16 @@ def _impairment(text: str | None, transport: Transport) -> Callable[[RootLink], 
         )
     settings, seed = parse_impairment(text)
     return lambda link: ImpairedLink(link, settings, seed)
+
+
+def _replicas(text: str) -> int | None:
+    """None: as many as seem right."""
+    if text == "auto":
+        return None
+    known = {"off": 0, **{str(n): n for n in range(MAX_REPLICAS + 1)}}
+    if text not in known:
+        raise HaloError(f"--replicas is auto, off, or 0 to {MAX_REPLICAS}; not {text!r}")
+    return known[text]
 
 
 def _shares(text: str | None) -> list[float] | None:

@@ -15,6 +15,7 @@ from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
+    FillTask,
     Transport,
     WorkerInfo,
     decode,
@@ -68,9 +69,11 @@ def assign(
     epoch: int,
     workers: Mapping[DeviceId, WorkerInfo],
     holdings: Holdings,
+    fills: Mapping[DeviceId, FillTask],
 ) -> Assigned:
-    """Ask all at once: they load at the same time, and others may do something meanwhile."""
-    shards = holdings.shards()
+    """Ask all at once: they load at the same time, and others may do something meanwhile. `fills`:
+    of those that are to make theirs."""
+    shards, names = holdings.shards(), {d: worker.worker for d, worker in workers.items()}
     pending = []
     for device, worker in workers.items():
         assignment = Assignment(
@@ -90,7 +93,9 @@ def assign(
             window=terms.layout.window,
             shards=shards[device].resident,
             streamed=shards[device].streamed,
-            fill=holdings.fill_task(device),
+            replicas=shards[device].replicas,
+            holders=holdings.holders(device, names),
+            fill=fills.get(device),
             trace=terms.trace,
         )
         question = control.worker_key(terms.cluster, worker.worker) + "/assign"

@@ -6,6 +6,7 @@ Any thread may do so while the epoch before computes tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import zenoh
 
@@ -13,7 +14,7 @@ from halo_edge.cluster.assigning import Assigned, Terms, assign
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
-from halo_edge.cluster.messages import Transport, WorkerInfo
+from halo_edge.cluster.messages import FillTask, Transport, WorkerInfo
 from halo_edge.cluster.relaxing import Relaxable
 from halo_edge.cluster.speed import DecodeClock
 from halo_edge.cluster.stand_in import StandIn
@@ -64,6 +65,9 @@ class Epochs:
         if packing.profile is not None:
             self._sketch = Sketch(packing.profile, len(activations.x), activations.x)
         self._number = 0
+        self._holdings: Holdings | None = None
+        self._reading_s: dict[range, float] = {}
+        self._last_own: tuple[range, FfnGraphs] | None = None
 
     def sketches(self) -> Floats | None:
         """A copy of the sketch of every layer for the last step's first token, f32[L, K]; None
@@ -75,25 +79,54 @@ class Epochs:
 
         Raises `HaloError` for a worker that refuses, or leaves meanwhile.
         """
-        holdings = Holdings(self._packing, plan)
-        assigned = assign(self._control, self._terms, self._number, workers, holdings)
-        # Its repacked weights go when it goes.
-        return self._epoch(plan, holdings, workers, self._runtime.for_other_weights(), assigned)
+        holdings = Holdings(self._packing, plan, self._holdings)
+        tasks = {device: holdings.fill_task(device) for device in workers}
+        fills = {device: task for device, task in tasks.items() if task is not None}
+        epoch = self._assigned(holdings, workers, fills)
+        return replace(epoch, relaxable=self._relaxable(plan, holdings, epoch.workers))
+
+    def make_strict(self, plan: Plan, workers: Mapping[DeviceId, WorkerInfo]) -> Epoch:
+        """As `make`, but what is missing in it is always waited for: it takes no fills, which are
+        what takes longest to make where everybody has all weights already."""
+        return self._assigned(Holdings(self._packing, plan, self._holdings), workers, {})
+
+    @property
+    def relaxable(self) -> bool:
+        """Whether epochs may be."""
+        return self._packing.profile is not None
 
     def alone(self, plan: Plan) -> Epoch:
         """One in which the root has everything, in place in the model's file: ready at once."""
         holdings = Holdings(self._packing, plan)
-        return self._epoch(plan, holdings, {}, self._runtime.in_place(), Assigned([]))
+        own = self._own(holdings, self._runtime.in_place())
+        epoch = self._epoch(holdings, {}, own, Assigned([]))
+        return replace(epoch, relaxable=self._relaxable(plan, holdings, {}))
+
+    def _assigned(
+        self,
+        holdings: Holdings,
+        workers: Mapping[DeviceId, WorkerInfo],
+        fills: Mapping[DeviceId, FillTask],
+    ) -> Epoch:
+        number = self._number
+        assigned = assign(self._control, self._terms, number, workers, holdings, fills)
+        neurons = holdings.neurons[ROOT]
+        if self._last_own is None or self._last_own[0] != neurons:
+            # Its repacked weights go when it goes.
+            own = self._own(holdings, self._runtime.for_other_weights())
+            self._last_own = neurons, own
+        epoch = self._epoch(holdings, workers, self._last_own[1], assigned)
+        self._holdings = holdings
+        return epoch
 
     def _epoch(
         self,
-        plan: Plan,
         holdings: Holdings,
         workers: Mapping[DeviceId, WorkerInfo],
-        runtime: Runtime,
+        own: FfnGraphs,
         assigned: Assigned,
     ) -> Epoch:
-        """`runtime`: for the root's own shard, which is made ready while workers load theirs."""
+        """Strict, of the next number. `own`: the root's own shard."""
         terms, number = self._terms, self._number
         self._number += 1
         rounds = RootRounds(
@@ -107,7 +140,7 @@ class Epochs:
         )
         names = {device: worker.worker for device, worker in workers.items()}
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
-        own, stand_in = self._own(holdings, runtime), self._stand_in(holdings)
+        stand_in = self._stand_in(holdings)
         assigned.wait()
         return Epoch(
             rounds,
@@ -116,7 +149,7 @@ class Epochs:
             DecodeClock(len(holdings.neurons[ROOT])),
             PartialSum(self._runtime, partials, self._ffn),
             stand_in,
-            self._relaxable(plan, holdings, names),
+            None,
         )
 
     def _own(self, holdings: Holdings, runtime: Runtime) -> FfnGraphs:
@@ -128,13 +161,14 @@ class Epochs:
     def _stand_in(self, holdings: Holdings) -> StandIn:
         return StandIn(
             self._packing.store,
-            holdings.neurons,
+            {device: pieces for device, pieces in holdings.pieces.items() if device != ROOT},
             self._packing.n_layers,
             self._runtime,
             self._encoder,
             self._x_codec,
             self._partial_codec,
             self._max_tokens,
+            self._reading_s,
         )
 
     def _relaxable(

@@ -6,18 +6,19 @@ Nothing here asks a worker for anything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from halo_edge.cluster.fill_fetch import packed_regression
-from halo_edge.cluster.messages import FillTask, Tile
+from halo_edge.cluster.messages import FillTask, Holder, Tile
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import LayerWeights
 from halo_edge.compute.requantise import DownType
 from halo_edge.groups.ffn_source import FfnSource
-from halo_edge.groups.partition import tiles
+from halo_edge.groups.partition import tiles_with
 from halo_edge.groups.profile import Profile
 from halo_edge.model.cache import user_shards
 from halo_edge.model.fingerprint import fingerprint
@@ -65,39 +66,87 @@ class Shards(NamedTuple):
 
     resident: list[list[Tile]]
     streamed: list[list[Tile]]
+    replicas: list[list[Tile]]
 
 
 class Holdings:
-    """Of one plan."""
+    """Of one plan. Each device's neurons are cut into pieces, the same in every layer: into those
+    that it has had `before`, as far as possible."""
 
-    def __init__(self, packing: Packing, plan: Plan) -> None:
+    def __init__(self, packing: Packing, plan: Plan, before: Holdings | None = None) -> None:
         self._packing = packing
         self._plan = plan
-        self.neurons = {
-            DeviceId(i): packing.partition.neuron_range(share)
-            for i, share in enumerate(plan.shares)
-        }
+        partition, devices = packing.partition, [DeviceId(d) for d in range(plan.n_devices)]
+        self.neurons = {d: partition.neuron_range(plan.shares[d]) for d in devices}
         """Of every layer."""
+        had: Mapping[DeviceId, Sequence[range]] = before.held if before is not None else {}
+        self.pieces = {d: tiles_with(self.neurons[d], had.get(d, ())) for d in devices}
+        """Of its neurons."""
+        others = [piece for d in devices if d != ROOT for piece in self.pieces[d]]
+        self.replicas = {
+            d: [
+                piece
+                for run in plan.replicas_on(d)
+                for piece in tiles_with(partition.neuron_range(run), [*had.get(d, ()), *others])
+            ]
+            for d in devices
+        }
+        """Of the neurons of others that it is to hold."""
+        self.held: dict[DeviceId, list[range]] = {
+            d: [*self.pieces[d], *self.replicas[d]] for d in devices
+        }
+        self._had = {d: frozenset(had.get(d, ())) for d in devices}
+        self._described: dict[range, list[list[Tile]]] = (
+            dict(before._described) if before is not None else {}
+        )
 
     def shards(self) -> dict[DeviceId, Shards]:
         """The tiles of every layer, of each worker. Packs what is not on disk."""
         packing = self._packing
         # Without a profile the root's own shard is a part of the mapped model file.
-        packed = [d for d in self.neurons if d != ROOT or packing.profile is not None]
-        described = packing.store.describe([self.neurons[device] for device in packed])
+        packed = [d for d in self.held if d != ROOT or packing.profile is not None]
+        wanted = dict.fromkeys(piece for d in packed for piece in self.held[d])
+        # To look after all that were described before takes longer than all the rest.
+        new = [piece for piece in wanted if piece not in self._described]
+        if new:
+            self._described.update(zip(new, packing.store.describe(new), strict=True))
+        self._described = {piece: self._described[piece] for piece in wanted}
         found = {}
-        for device, layers in zip(packed, described, strict=True):
-            stay = self._stay(device)
-            streamed = [layer[stay:] for layer in layers]
+        for device in packed:
+            mine, stay = self.pieces[device], self._stay(device)
+            streamed = mine[stay:]
             found[device] = Shards(
-                [layer[:stay] for layer in layers], streamed if any(streamed) else []
+                self._tiles(mine[:stay]),
+                self._tiles(streamed) if streamed else [],
+                self._tiles(self.replicas[device]) if self.replicas[device] else [],
             )
         return found
 
+    def holders(self, device: DeviceId, names: Mapping[DeviceId, str]) -> list[Holder]:
+        """Who else has what that worker may not have had before, of those with `names`. Call
+        `shards` first."""
+        new = {piece for piece in self.held[device] if piece not in self._had[device]}
+        found = []
+        for other, name in names.items():
+            theirs = self._had[other] | {*self.pieces[other]} if other != device else frozenset()
+            shared = [piece for piece in sorted(new, key=lambda p: p.start) if piece in theirs]
+            new.difference_update(shared)
+            layers = self._tiles(shared) if shared else []
+            if layers:
+                found.append(Holder(name, [tile.sha256 for tiles in layers for tile in tiles]))
+        return found
+
+    def _tiles(self, pieces: Sequence[range]) -> list[list[Tile]]:
+        """By layer."""
+        return [
+            [tile for piece in pieces for tile in self._described[piece][layer]]
+            for layer in range(self._packing.n_layers)
+        ]
+
     def _stay(self, device: DeviceId) -> int:
-        """How many of its tiles stay in its memory: those of which all neurons do."""
+        """How many of its pieces stay in its memory: those of which all neurons do."""
         resident = self._packing.partition.neuron_range(self._plan.resident_on(device))
-        return sum(tile.stop <= resident.stop for tile in tiles(self.neurons[device]))
+        return sum(piece.stop <= resident.stop for piece in self.pieces[device])
 
     def own(self) -> list[LayerWeights]:
         """The root's own shard of every layer, mapped if it can be."""
@@ -109,7 +158,8 @@ class Holdings:
             return [(packing.source.whole(layer),) for layer in layers]
         if packing.profile is None:
             return [(packing.source.cut(layer, neurons),) for layer in layers]
-        return [packing.store.weights(layer, neurons) for layer in layers]
+        store, pieces = packing.store, self.pieces[ROOT]
+        return [[t for piece in pieces for t in store.weights(layer, piece)] for layer in layers]
 
     def fill_task(self, device: DeviceId) -> FillTask | None:
         """None without a profile, or for a device without neurons."""

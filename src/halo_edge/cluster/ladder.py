@@ -47,6 +47,14 @@ class Counts:
     away: Counter[int] = field(default_factory=Counter)  # how often, by device
 
 
+class RoundPausedError(HaloError):
+    """A round waits for what nobody but a worker that is gone can compute."""
+
+    def __init__(self, worker: str, why: str) -> None:
+        super().__init__(why)
+        self.worker = worker
+
+
 class Ladder:
     """Of one epoch's rounds, under one set of options.
 
@@ -91,7 +99,8 @@ class Ladder:
         """Receive until the round is complete, sending what the rounds want sent, going on without
         chunks where that is allowed, and computing here what will not come in time.
 
-        Raises `HaloError` when a worker stalls or has left, unless it can be stood in for.
+        Raises `RoundPausedError` when a worker stalls or has left, unless it can be stood in for.
+        It may be called again then, for the same round.
         """
         rounds, link, tracer = self._rounds, self._link, self._tracer
         try:
@@ -121,9 +130,11 @@ class Ladder:
                     link.wait(wait_s)
                     tracer.lap(_WAIT)
         except DeviceStalled as stalled:
-            raise HaloError(
-                f"worker {self._workers[stalled.device]} has not answered for "
-                f"{stalled.silent_s:.0f} s; see whether it runs and can be reached"
+            worker = self._workers[stalled.device]
+            raise RoundPausedError(
+                worker,
+                f"worker {worker} has not answered for {stalled.silent_s:.0f} s; see whether it "
+                f"runs and can be reached",
             ) from None
 
     def _receive(self, now: float) -> bool:
@@ -198,9 +209,10 @@ class Ladder:
         self._owing.add(device)
 
     def _check_membership(self) -> None:
-        """Raises `HaloError` for a worker that has left, if nobody can stand in for it."""
+        """Raises `RoundPausedError` for a worker that has left, if nobody can stand in for it."""
         if self._stand_in is None and (worker := self._lost()) is not None:
-            raise HaloError(
+            raise RoundPausedError(
+                worker,
                 f"worker {worker} left in the middle of a generation; "
-                f"start it again, or go on without it"
+                f"start it again, or go on without it",
             )

@@ -55,6 +55,14 @@ def read_limits(proc: Path = PROC) -> Limits:
     )
 
 
+def available_bytes(proc: Path = PROC) -> tuple[int, int] | None:
+    """How much memory new things may use before others' is swapped out, by the kernel's estimate,
+    and how much this machine has; None where nobody says."""
+    found = re.search(r"^MemAvailable:\s*(\d{1,15}) kB$", _read(proc / "meminfo"), re.MULTILINE)
+    physical = _physical_bytes(proc)
+    return (int(found[1]) * 1024, physical) if found and physical is not None else None
+
+
 def _own_groups(proc: Path) -> Iterator[tuple[str, Path]]:
     """The directories of the control groups this process is in, with all that they lie in: what a
     group may use is also what those may use. Each with its controller.

@@ -32,10 +32,11 @@ def live_scheduling(
     relax: RelaxOptions,
     threads: int,
     kv_cells: int,
+    replicas: int,
     ask: Callable[[str], WorkerInfo],
 ) -> Scheduling:
-    """`threads`, `kv_cells`: the root's. `ask`: see `Scheduling`. This device is measured with the
-    first plan, if it has not been.
+    """`threads`, `kv_cells`: the root's. `replicas`: see `Workload`. `ask`: see `Scheduling`. This
+    device is measured with the first plan, if it has not been.
 
     Raises `HaloError` for a model with which it cannot be.
     """
@@ -52,6 +53,7 @@ def live_scheduling(
         criticality=criticality,
         max_copies=relax.max_copies,
         cells=kv_cells,
+        replicas=replicas,
     )
 
     def devices() -> LiveDevices:

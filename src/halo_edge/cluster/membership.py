@@ -34,6 +34,13 @@ class Left:
     worker: str
 
 
+@dataclass(frozen=True)
+class Needed:
+    """It is there no more, or as good as that, and a round waits for what it alone can compute."""
+
+    worker: str
+
+
 class Membership:
     """Of one root's session, whose token says that the root is there."""
 

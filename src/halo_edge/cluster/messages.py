@@ -18,7 +18,7 @@ from halo_edge.errors import HaloError
 
 # Raised when a change makes roots and workers of different versions misunderstand each other, here
 # or in the datagrams.
-CONTROL_VERSION: Final = 4
+CONTROL_VERSION: Final = 5
 # What a worker records, 4 spans a round: some 270 tokens of a model of 30 layers. 1.3 MB.
 WORKER_SPANS: Final = 1 << 15
 
@@ -68,6 +68,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     memory_bytes: Count | None  # that it may use
     session: Text  # of the root that it serves; empty: of none
     decode: Decode = Decode()  # lately, for that root
+    replica_bytes: Count = 0  # of the replicas it was assigned, in memory by now
 
 
 class Tile(Struct, frozen=True):
@@ -92,6 +93,13 @@ class FillTask(Struct, frozen=True):
     sha256: Sha256
 
 
+class Holder(Struct, frozen=True):
+    """Another worker, which has these tiles on its disk, or is loading them."""
+
+    worker: Name
+    tiles: Annotated[list[Sha256], Meta(max_length=1 << 16)]
+
+
 class Assignment(Struct, frozen=True, kw_only=True):
     """A worker's part in a session: the key, its name in datagrams, its shards."""
 
@@ -113,6 +121,9 @@ class Assignment(Struct, frozen=True, kw_only=True):
     # least important last; empty: nothing is.
     shards: Annotated[list[Tiles], Meta(min_length=1, max_length=1024)]
     streamed: Annotated[list[Tiles], Meta(max_length=1024)] = []
+    # Of each layer: others' tiles, to be loaded when the rest is there and nothing waits for it.
+    replicas: Annotated[list[Tiles], Meta(max_length=1024)] = []
+    holders: Annotated[list[Holder], Meta(max_length=1024)] = []
     fill: FillTask | None = None
     trace: bool = False  # record where the time goes, and answer `/trace`
 

@@ -90,8 +90,8 @@ class Relaxing:
         self._tokens = 0
 
     def begin_round(self, layer: int, tokens: int) -> None:
-        """Layer 0 begins a step."""
-        if layer == 0:
+        """Layer 0 begins a step, or that in the middle of which this was made."""
+        if layer == 0 or not self._tokens:
             self._begin_step(tokens)
         self._layer = layer
         self._surrogate_used.clear()

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from halo_edge.cluster.membership import Came, Left
+from halo_edge.cluster.membership import Came, Left, Needed
 from halo_edge.cluster.messages import WorkerInfo
-from halo_edge.cluster.planner import Planned, Planner, Workers, shares_in_words
+from halo_edge.cluster.planner import Planned, Planner, Workers, shares_in_words, shares_of
 from halo_edge.errors import HaloError
 from halo_edge.plan.admission import Admission
 from halo_edge.plan.plan import Plan
@@ -24,6 +24,11 @@ from halo_edge.sync.ids import ROOT, DeviceId
 
 # Leaving a session does not wait longer for a plan that is under way.
 CLOSE_TIMEOUT_S: Final = 1.0
+# A first step that takes longer is planned beside; and if nobody asks for one in so long, there is
+# a plan when somebody does.
+FIRST_STEP_S: Final = 10.0
+IDLE_S: Final = 1.0
+FIRST_STEP_POLL_S: Final = 0.02
 # How often the planner is asked whether there is a better plan.
 POLL_S: Final = 1.0
 # More different workers than anybody has, in one session; what comes then is not let in.
@@ -32,11 +37,14 @@ MAX_WORKERS: Final = 1024
 MAX_EVENTS: Final = 4 * MAX_WORKERS
 
 CarryOut = Callable[[Plan, Workers], None]
+Hurry = Callable[[Plan, Workers], bool]
 
 
 class Replanner:
     """`ask` gets a worker's description. `carry_out` makes a plan with these workers the one in
-    use. Both may raise `HaloError`. `tell` is given a line for the user.
+    use; `hurry` does the same with one that moves nothing, leaving out what takes time. It says
+    whether it did: then the plan is to be carried out again. All may raise `HaloError`. `tell` is
+    given a line for the user.
 
     Its thread starts with `follow`, or `plan_and_follow`.
     """
@@ -49,6 +57,7 @@ class Replanner:
         planner: Planner,
         ask: Callable[[str], WorkerInfo],
         carry_out: CarryOut,
+        hurry: Hurry,
         tell: Callable[[str], None],
     ) -> None:
         """`session`: the root's. `workers`: that are there. `plan`: in use."""
@@ -61,8 +70,11 @@ class Replanner:
         self._planner = planner
         self._ask = ask
         self._carry_out = carry_out
+        self._hurry = hurry
         self._tell = tell
-        self._events: queue.Queue[Came | Left | None] = queue.Queue(MAX_EVENTS)
+        self._events: queue.Queue[Came | Left | Needed | None] = queue.Queue(MAX_EVENTS)
+        self._urgent = False  # somebody left since it was last looked who might replace it
+        self._incomplete = False  # the plan in use is to be carried out again
         self._admission = Admission(workers)
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -71,11 +83,21 @@ class Replanner:
         """From now on; the plan in use was made for these workers."""
         self._start(self._follow)
 
-    def plan_and_follow(self) -> None:
-        """From now on; the plan in use is one without them, until there is a better one."""
-        self._start(self._plan_and_follow)
+    def plan_and_follow(self, begun_steps: Callable[[], int]) -> None:
+        """From now on; the plan in use is one without them, until there is a better one.
 
-    def put(self, event: Came | Left) -> None:
+        That is thought of when the first of the steps that were begun is done: planning, and
+        loading, would take processors from it, and the first token is waited for.
+        """
+
+        def run() -> None:
+            self._let_first_step_end(begun_steps)
+            self._plan_first()
+            self._follow()
+
+        self._start(run)
+
+    def put(self, event: Came | Left | Needed) -> None:
         """Any thread may. What is more than anybody causes is not heard of."""
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(event)
@@ -104,7 +126,16 @@ class Replanner:
         self._thread = threading.Thread(target=guarded, name="replanner", daemon=True)
         self._thread.start()
 
-    def _plan_and_follow(self) -> None:
+    def _let_first_step_end(self, begun_steps: Callable[[], int]) -> None:
+        began = time.monotonic()
+        while not self._closed and (steps := begun_steps()) < 2:
+            if time.monotonic() - began > (FIRST_STEP_S if steps else IDLE_S):
+                return
+            time.sleep(FIRST_STEP_POLL_S)
+
+    def _plan_first(self) -> None:
+        if self._closed:
+            return
         workers = self._chosen(self._members)
         try:
             made = self._planner.plan(workers)
@@ -119,36 +150,83 @@ class Replanner:
         else:
             self._ready = _parts(made.plan)
             self._in_use(made.plan, workers)
-        self._follow()
 
     def _follow(self) -> None:
         while not self._closed:
             wait_s = self._admission.due_at() - time.monotonic()
+            if self._urgent or self._incomplete:
+                wait_s = 0.0  # after all that has happened: several may have left
             try:
                 event = self._events.get(timeout=min(max(wait_s, 0.0), POLL_S))
             except queue.Empty:
                 self._look()
                 continue
-            if isinstance(event, Came):
-                self._came(event.worker)
-            elif isinstance(event, Left) and event.worker in self._numbers:
-                self._admission.left(self._numbers[event.worker], time.monotonic())
+            if event is not None:
+                self._happened(event)
+
+    def _happened(self, event: Came | Left | Needed) -> None:
+        now = time.monotonic()
+        if isinstance(event, Came):
+            self._came(event.worker)
+        elif event.worker in self._numbers:
+            device = self._numbers[event.worker]
+            if isinstance(event, Left):
+                self._admission.left(device, now)
+            else:
+                self._admission.needed(device, now)
+            self._urgent = True
 
     def _look(self) -> None:
         """Whether a plan is due, and carry it out."""
         now = time.monotonic()
+        self._urgent = False
+        if self._replaced(now):
+            return
         members = self._admission.due(now)
         if members is not None:
             chosen = self._chosen([DeviceId(number) for number in sorted(members)])
             self._make(chosen, lambda: self._planner.plan(chosen))
             return
         chosen = self._chosen(self._members)
+        if self._incomplete:
+            self._complete(chosen)
+            return
         try:
             better = self._planner.better(self._plan, chosen, now)
         except HaloError:  # what is in use goes on
             return
         if better is not None:
             self._make(chosen, lambda: better)
+
+    def _replaced(self, now: float) -> bool:
+        """Whether others, who hold the weights of those that left, are to go on with their work."""
+        left = self._admission.replaceable(now) & {*self._plan.workers}
+        if not left:
+            return False
+        chosen = self._chosen([device for device in self._members if device not in left])
+        made = self._planner.inherited(self._plan, chosen)
+        if made is None:
+            return False
+        try:
+            self._incomplete = self._hurry(made.plan, chosen)
+        except HaloError as error:
+            self._failed(error)
+            return True
+        self._ready = _parts(made.plan)
+        self._plan, self._members = made.plan, tuple(chosen)
+        self._admission.replaced(left, time.monotonic())
+        self._planner.planned(time.monotonic())
+        self._tell(in_words("a new plan", made, chosen))
+        return True
+
+    def _complete(self, workers: Workers) -> None:
+        """The plan in use, with what was left out in a hurry."""
+        self._incomplete = False
+        try:
+            self._carry_out(self._plan, workers)
+        except HaloError as error:
+            if not self._closed:
+                self._tell(f"what is lost is waited for: {error}")
 
     def _chosen(self, members: Sequence[DeviceId]) -> Workers:
         return {device: self._workers[device] for device in members}
@@ -177,14 +255,20 @@ class Replanner:
         try:
             made = plan()
             parts = _parts(made.plan)
-            if _shares(made.plan) != _shares(self._plan) or not parts <= self._ready:
+            if _held(made.plan) != _held(self._plan) or not parts <= self._ready:
                 self._carry_out(made.plan, workers)
                 self._ready = parts
+                self._incomplete = False
                 self._tell(in_words("a new plan", made, workers))
         except HaloError as error:
             self._failed(error)
         else:
             self._in_use(made.plan, workers)
+
+    def _in_use(self, plan: Plan, workers: Workers) -> None:
+        self._plan, self._members = plan, tuple(workers)
+        self._admission.planned(frozenset(workers), time.monotonic())
+        self._planner.planned(time.monotonic())
 
     def _failed(self, error: HaloError) -> None:
         self._admission.failed(time.monotonic())
@@ -192,18 +276,13 @@ class Replanner:
         if not self._closed:
             self._tell(f"no new plan yet: {error}")
 
-    def _in_use(self, plan: Plan, workers: Workers) -> None:
-        self._plan, self._members = plan, tuple(workers)
-        self._admission.planned(frozenset(workers), time.monotonic())
-        self._planner.planned(time.monotonic())
-
 
 def _parts(plan: Plan) -> set[DeviceId]:
     return set(map(DeviceId, plan.workers))
 
 
-def _shares(plan: Plan) -> dict[int, range]:
-    return {device: share for device, share in enumerate(plan.shares) if share}
+def _held(plan: Plan) -> dict[int, tuple[range, tuple[range, ...]]]:
+    return {d: (share, plan.replicas_on(d)) for d, share in shares_of(plan).items()}
 
 
 def in_words(what: str, made: Planned, workers: Workers) -> str:

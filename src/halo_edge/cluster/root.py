@@ -6,27 +6,25 @@ The rounds themselves are in `rounds_ffn.py`, and what a plan makes of them in `
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
 import zenoh
 
-from halo_edge.cluster.assigning import Terms
 from halo_edge.cluster.discovery import check_usable
+from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_scheduling import live_scheduling
-from halo_edge.cluster.membership import Came, Left, Membership
+from halo_edge.cluster.membership import Came, Left, Membership, Needed
 from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.overview import Members, Overview, Own, overview_of
 from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.replanner import Replanner, in_words
 from halo_edge.cluster.root_end import RootEnd
-from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.rounds_options import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.scheduling import Outlook, Scheduling
@@ -110,25 +108,13 @@ class Cluster:
         options, wire = self._options, self._options.wire
         self._own = Own(socket.gethostname(), runtime.threads, read_limits().memory_bytes)
         self._end = end = RootEnd(options.transport, self.workers)
-        x_codec = WireCodec(wire.x, self._params.hidden)
-        encoder = x_codec.encoder(activations.x)
-        layout = round_layout(
-            x_codec,
-            WireCodec(wire.partial, self._params.hidden),
-            n_layers=self._params.n_layers,
-            max_tokens=activations.max_tokens,
-            max_payload=end.max_payload,
-            window=end.window,
-        )
-        terms = Terms(
-            cluster=self._cluster,
-            session=self.name,
-            key=os.urandom(32),
-            layout=layout,
-            root_port=end.port,
-            transport=options.transport,
-            wire=wire,
-            width=self._params.hidden,
+        encoder = WireCodec(wire.x, self._params.hidden).encoder(activations.x)
+        terms = end.terms(
+            self._cluster,
+            self.name,
+            self._params,
+            wire,
+            activations.max_tokens,
             trace=tracer.recording,
         )
         self._epochs = epochs = Epochs(
@@ -142,7 +128,9 @@ class Cluster:
             options.stall_timeout_s,
         )
         scheduling = self._scheduling(runtime.threads, inputs.max_kv)
-        planner: Planner = scheduling or FixedShares(self.packing.shape, options.split)
+        planner: Planner = scheduling or FixedShares(
+            self.packing.shape, options.split, options.replicas or 0
+        )
         # Over TCP workers cannot come later.
         alone = scheduling.alone() if scheduling is not None and end.may_change else None
         if alone:
@@ -163,6 +151,7 @@ class Cluster:
             Rows.f32(activations.ffn),
             self._lost,
             tracer,
+            self._pause if end.may_change else None,
         )
         if scheduling is not None:
             scheduling.rounds = self._gather
@@ -175,10 +164,12 @@ class Cluster:
                 planner,
                 self._ask,
                 self._replan,
+                self._replan_in_a_hurry,
                 self._tell,
             )
             if alone:
-                self._replanner.plan_and_follow()
+                clock = self._gather.between
+                self._replanner.plan_and_follow(lambda: clock.begun_steps)
             else:
                 self._replanner.follow()
         return self._gather
@@ -299,13 +290,24 @@ class Cluster:
 
     def _replan(self, plan: Plan, workers: Workers) -> None:
         """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
-        assert self._epochs is not None and self._end is not None
+        assert self._epochs is not None
         workers = self._with_part(plan, workers)
         self._loading = frozenset(workers)
         try:
             epoch = self._epochs.make(plan, workers)
         finally:
             self._loading = frozenset()
+        self._adopt(plan, workers, epoch)
+
+    def _replan_in_a_hurry(self, plan: Plan, workers: Workers) -> bool:
+        """The same, but strict for now; whether `_replan` would be more than that."""
+        assert self._epochs is not None
+        workers = self._with_part(plan, workers)
+        self._adopt(plan, workers, self._epochs.make_strict(plan, workers))
+        return self._epochs.relaxable
+
+    def _adopt(self, plan: Plan, workers: Workers, epoch: Epoch) -> None:
+        assert self._end is not None
         self._end.reach(workers)
         self._plan = plan
         self.workers = {**self.workers, **workers}
@@ -324,6 +326,7 @@ class Cluster:
             options.relax,
             threads,
             kv_cells,
+            1 if options.replicas is None else options.replicas,
             self._ask,
         )
 
@@ -344,6 +347,15 @@ class Cluster:
         """A worker in use that has left."""
         left = self._membership.has_left
         return next((name for name in self.members.values() if left(name)), None)
+
+    def _pause(self, worker: str) -> None:
+        """Rounds wait for what that worker alone can compute."""
+        self._tell(
+            f"worker {worker} is gone and nobody else holds its neurons; paused until they are "
+            f"loaded elsewhere"
+        )
+        if self._replanner is not None:
+            self._replanner.put(Needed(worker))
 
     def _changed(self, event: Came | Left) -> None:
         self.noticed(event)

@@ -5,14 +5,18 @@ What travels on them is none of this file's business.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping
 
 from halo_edge.cluster import tcp, udp
 from halo_edge.cluster.addresses import local_address_towards
-from halo_edge.cluster.assigning import address_of
+from halo_edge.cluster.assigning import Terms, address_of
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.messages import Transport, WorkerInfo
+from halo_edge.cluster.round_layout import round_layout
+from halo_edge.compute.wire import Wire, WireCodec
+from halo_edge.model.hparams import HyperParameters
 from halo_edge.sync.ids import DeviceId
 
 
@@ -21,8 +25,9 @@ class RootEnd:
 
     def __init__(self, transport: Transport, workers: Mapping[DeviceId, WorkerInfo]) -> None:
         """Raises `HaloError` where no port can be had."""
-        self.port = 0
-        self.max_payload, self.window = tcp.MAX_PAYLOAD, udp.MAX_WINDOW
+        self._transport = transport
+        self._port = 0
+        self._max_payload, self._window = tcp.MAX_PAYLOAD, udp.MAX_WINDOW
         self._addresses = {device: address_of(worker) for device, worker in workers.items()}
         self._socket: socket.socket | None = None
         self._udp: udp.UdpRootLink | None = None
@@ -31,9 +36,40 @@ class RootEnd:
             # One interface only where that reaches all workers, such as loopback.
             towards = {local_address_towards(address) for address, _ in self._addresses.values()}
             self._socket = udp.bind(towards.pop() if len(towards) == 1 else "0.0.0.0", 0)
-            self.port = self._socket.getsockname()[1]
-            self.max_payload = udp.MAX_PAYLOAD
-            self.window = udp.window(self._socket, len(self._addresses))
+            self._port = self._socket.getsockname()[1]
+            self._max_payload = udp.MAX_PAYLOAD
+            self._window = udp.window(self._socket, len(self._addresses))
+
+    def terms(
+        self,
+        cluster: str,
+        session: str,
+        params: HyperParameters,
+        wire: Wire,
+        max_tokens: int,
+        *,
+        trace: bool,
+    ) -> Terms:
+        """What workers of a session are told of its rounds, with a key of its own."""
+        layout = round_layout(
+            WireCodec(wire.x, params.hidden),
+            WireCodec(wire.partial, params.hidden),
+            n_layers=params.n_layers,
+            max_tokens=max_tokens,
+            max_payload=self._max_payload,
+            window=self._window,
+        )
+        return Terms(
+            cluster=cluster,
+            session=session,
+            key=os.urandom(32),
+            layout=layout,
+            root_port=self._port,
+            transport=self._transport,
+            wire=wire,
+            width=params.hidden,
+            trace=trace,
+        )
 
     @property
     def may_change(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from halo_edge.cluster.epoch import Epoch
-from halo_edge.cluster.ladder import Counts, Ladder
+from halo_edge.cluster.ladder import Counts, Ladder, RoundPausedError
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.speed import DecodeTimes, RootClock
@@ -28,6 +28,11 @@ from halo_edge.sync.peer import LinkReport
 
 # A device that has been silent for so long, and several of its answers' times, is computed for.
 AWAY_AFTER_S: Final = 0.05
+# A generation waits for so long until what nobody could compute was loaded elsewhere: a third of a
+# 7B model over 100 Mbit/s takes two minutes.
+PAUSE_S: Final = 300.0
+# How often it looks meanwhile whether it has been, or the worker is back.
+PAUSED_WAIT_S: Final = 0.02
 
 _ENCODE_X: Final = Activity.ENCODE_X
 _SEND_X: Final = Activity.SEND_X
@@ -41,7 +46,8 @@ class RoundsFfn:
     """A `Gather` (engine room) over a cluster.
 
     `x` encodes the step's x; `ffn` is where the result goes. `lost` gives a worker that has left
-    the cluster. `tracer` is told where the rounds' time goes.
+    the cluster. `tracer` is told where the rounds' time goes. `pause` is told of a worker without
+    which a round cannot go on, and has another epoch made; None: there can be none.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class RoundsFfn:
         ffn: Rows,
         lost: Callable[[], str | None],
         tracer: Tracer,
+        pause: Callable[[str], None] | None = None,
     ) -> None:
         """Raises `HaloError` for options that take a profile, where there is none."""
         self._link = link
@@ -60,11 +67,14 @@ class RoundsFfn:
         self._ffn = ffn
         self._lost = lost
         self._tracer = tracer
+        self._pause = pause
+        self._paused_for: str | None = None
         self._step = -1
         self._clock = RootClock()
         self._counts = Counts()
         self._next: Epoch | None = None
         self._epoch = epoch
+        self._may_relax = epoch.relaxable is not None  # of any epoch: one in a hurry is strict
         self.relax(options)
 
     def ffn(self, layer: int, tokens: int) -> None:
@@ -74,6 +84,11 @@ class RoundsFfn:
             self._step += 1
             if self._next is not None:
                 self._switch()
+        while not self._round(layer, tokens):  # it was begun anew, in another epoch
+            self._switch()
+
+    def _round(self, layer: int, tokens: int) -> bool:
+        """False if it was given up, because there is another epoch."""
         tracer, epoch, ladder, relaxing = self._tracer, self._epoch, self._ladder, self._relaxing
         rounds = epoch.rounds
         counted = rounds.statistics
@@ -96,7 +111,8 @@ class RoundsFfn:
         tracer.lap(_OWN_FFN)
         if relaxing is not None:
             relaxing.begin_round(layer, tokens)
-        ladder.collect(layer, tokens)
+        if not self._collect(layer, tokens):
+            return False
         tracer.lap(_RECEIVE_PARTIALS)
         epoch.partials.add(tokens)
         tracer.lap(_ADD_PARTIALS)
@@ -106,6 +122,29 @@ class RoundsFfn:
             counted.wants_sent, counted.retransmissions, counted.bytes_sent + counted.bytes_received
         )
         self._clock.end(tokens)
+        return True
+
+    def _collect(self, layer: int, tokens: int) -> bool:
+        """False where what was missing will not come, and there is another epoch."""
+        paused_at: float | None = None
+        while True:
+            try:
+                self._ladder.collect(layer, tokens)
+                self._paused_for = None  # it was there after all
+                return True
+            except RoundPausedError as paused:
+                now = time.monotonic()
+                if paused_at is None:
+                    paused_at = now
+                if self._pause is None or now - paused_at > PAUSE_S:
+                    self._paused_for = None
+                    raise
+                if self._paused_for is None:
+                    self._paused_for = paused.worker
+                    self._pause(paused.worker)
+            if self._next is not None:
+                return False
+            self._link.wait(PAUSED_WAIT_S)
 
     def relax(self, options: RelaxOptions) -> None:
         """From the next step on, with a full budget. Raises `HaloError` for what takes a profile
@@ -202,7 +241,7 @@ class RoundsFfn:
         return {device: epoch.rounds.link(device) for device in epoch.workers}
 
     def _check_relaxable(self) -> None:
-        if self._epoch.relaxable is None:
+        if not self._may_relax:
             raise HaloError(
                 "going on without chunks takes a profile, which says what that would cost; make "
                 "one with `halo calibrate`, or be strict"
@@ -212,6 +251,8 @@ class RoundsFfn:
         epoch, self._next = self._next, None
         assert epoch is not None
         previous, self._epoch = self._epoch, epoch
+        self._paused_for = None
+        self._may_relax = self._may_relax or epoch.relaxable is not None
         self._begin()
         epoch.rounds.follow(previous.rounds)
 
@@ -231,7 +272,8 @@ class RoundsFfn:
             epoch.workers,
             epoch.stand_in if stands_in else None,
             self._relaxing,
-            self._lost,
+            # Until there is another epoch: started again, it has nothing to answer with.
+            lambda: self._paused_for or self._lost(),
             self._tracer,
             self._counts,
         )

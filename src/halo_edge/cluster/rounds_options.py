@@ -27,7 +27,9 @@ class RoundsOptions:
     what is late or lost. `profile`: gives the neurons their order, changed by `placement`, and
     `down` is what it makes of ffn_down; None: the model file's order. `shards`: where packed shards
     are kept; None: in the user's cache. `scheduled`: without a `split` shares are what the
-    scheduler makes of the devices, and follow what they turn out to be; else alike.
+    scheduler makes of the devices, and follow what they turn out to be; else alike. `replicas`: how
+    many other workers hold each worker's neurons, if they have the memory, up to 2; None: one where
+    shares are scheduled.
     """
 
     wire: Wire = Wire.MIXED
@@ -42,3 +44,4 @@ class RoundsOptions:
     down: DownType = DownType.Q8_0
     shards: Path | None = None
     scheduled: bool = True
+    replicas: int | None = None

@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Protocol
 
@@ -18,15 +18,16 @@ from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_devices import LiveDevices
 from halo_edge.cluster.measuring import Measured
 from halo_edge.cluster.messages import WorkerInfo
-from halo_edge.cluster.planner import Planned, Workers
+from halo_edge.cluster.planner import INHERITED, Planned, Workers, gone
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
 from halo_edge.plan.bound import bound_s
 from halo_edge.plan.link import Link
-from halo_edge.plan.memory import groups_at_root
+from halo_edge.plan.memory import capacities, groups_at_root, tile_groups
 from halo_edge.plan.plan import Plan
 from halo_edge.plan.prediction import Predictions
 from halo_edge.plan.replanning import Replanning
+from halo_edge.plan.replicas import inherited, replicas
 from halo_edge.plan.schedule import Schedule
 from halo_edge.plan.timeline import Timelines
 from halo_edge.sync.ids import ROOT, DeviceId
@@ -105,6 +106,20 @@ class Scheduling:
             self._hear({d: worker for d, worker in workers.items() if d not in new})
         numbers = list(workers)
         return _planned(self._replanning.plan(self._devices.cluster(numbers)), numbers)
+
+    def inherited(self, plan: Plan, workers: Workers) -> Planned | None:
+        """See `Planner`. From what is known already."""
+        workload = self._replanning.workload
+        tile = tile_groups(workload.shape)
+        found = inherited(plan, gone(plan, workers), tile)
+        if found is None:
+            return None
+        numbers = [DeviceId(d) for d in found.workers]
+        _, *fits = capacities(self._devices.cluster(numbers), workload)
+        room = dict(zip(numbers, fits, strict=True))
+        capacity = [room.get(DeviceId(d), 0) for d in range(found.n_devices)]
+        held = replicas(found.shares, capacity, tile, workload.replicas)
+        return Planned(replace(found, replicas=held), INHERITED)
 
     def _measured(self, worker: WorkerInfo) -> Measured:
         """One that does not answer, on a bad link perhaps, is taken to be like the root, until

@@ -34,11 +34,16 @@ class ShardCache:
         self._sums: dict[str, int] = {}
 
     def load(
-        self, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes]
+        self,
+        sha256: str,
+        nbytes: int,
+        fetch: Callable[[int, int], bytes],
+        piece_bytes: int = PIECE_BYTES,
     ) -> NDArray[np.uint8]:
         """The shard, u8[nbytes], mapped from disk; fetched if it is not there or damaged.
 
-        `fetch(start, stop)` gives a piece of it, so that a worker never holds all of it twice.
+        `fetch(start, stop)` gives a piece of `piece_bytes` at the most, so that a worker never
+        holds all of it twice.
         Raises `HaloError` if what was fetched is not what was announced, or the disk is full.
         """
         mapped = self.find(sha256, nbytes)
@@ -46,7 +51,7 @@ class ShardCache:
             self.cached_bytes += nbytes
             return mapped
         try:
-            self._fetch(sha256, nbytes, fetch)
+            self._fetch(sha256, nbytes, fetch, piece_bytes)
         except OSError as error:
             raise HaloError(f"cannot keep shards in {self.directory}: {error.strerror}") from None
         mapped = self.find(sha256, nbytes)
@@ -97,6 +102,15 @@ class ShardCache:
             os.utime(path)
         return True
 
+    def piece(self, sha256: str, start: int, stop: int) -> bytes:
+        """Bytes `start:stop` of a shard, `PIECE_BYTES` at the most, read as they are. Raises
+        `HaloError` if it is not there."""
+        try:
+            with (self.directory / sha256).open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), max(0, min(stop - start, PIECE_BYTES)), start)
+        except OSError as error:
+            raise HaloError(f"a shard cannot be read ({error.strerror})") from None
+
     def remove(self, sha256: str) -> None:
         """Delete a shard that turned out to be damaged."""
         with contextlib.suppress(OSError):
@@ -109,12 +123,14 @@ class ShardCache:
                 file.write(packed.data)
             unfinished.rename(self.directory / sha256)
 
-    def _fetch(self, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes]) -> None:
+    def _fetch(
+        self, sha256: str, nbytes: int, fetch: Callable[[int, int], bytes], piece_bytes: int
+    ) -> None:
         digest = ContentHash()
         with self._unfinished(sha256) as unfinished:
             with unfinished.open("wb") as file:
-                for start in range(0, nbytes, PIECE_BYTES):
-                    stop = min(start + PIECE_BYTES, nbytes)
+                for start in range(0, nbytes, piece_bytes):
+                    stop = min(start + piece_bytes, nbytes)
                     piece = fetch(start, stop)
                     if len(piece) != stop - start:
                         break

@@ -10,7 +10,7 @@ kinds of CPU do.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -35,7 +35,8 @@ _NEWEST: Final = 0.25
 
 
 class StandIn:
-    """`neurons`: what each worker holds of every layer. `x`: where each round's x is encoded.
+    """`pieces`: of neurons, what each worker holds of every layer. `x`: where each round's x is
+    encoded.
 
     Runs in the root's thread, between its own graphs.
     """
@@ -43,16 +44,18 @@ class StandIn:
     def __init__(
         self,
         store: ShardStore,
-        neurons: Mapping[DeviceId, range],
+        pieces: Mapping[DeviceId, Sequence[range]],
         n_layers: int,
         runtime: Runtime,
         x: RowEncoder,
         x_codec: WireCodec,
         partial_codec: WireCodec,
         max_tokens: int,
+        reading_s: dict[range, float],
     ) -> None:
+        """`reading_s`: what was found out of pieces before, of a layer each; it is added to."""
         self._store = store
-        self._neurons = neurons
+        self._pieces = pieces
         self._n_layers = n_layers
         self._runtime = runtime
         self._x = x_codec.rows(x.memory)
@@ -62,8 +65,9 @@ class StandIn:
         self._out = partial_codec.rows(self._partial)
         self._graphs: dict[DeviceId, FfnGraphs] = {}
         self._measured_s: dict[tuple[DeviceId, int], float] = {}
+        self._reading_s = reading_s
         # Beforehand: looking at all the tiles takes longer than a round may.
-        self._guess_s = {device: self._guess(device) for device in neurons}
+        self._guess_s = {device: self._guess(device) for device in pieces}
 
     def compute(self, device: DeviceId, layer: int, tokens: int) -> memoryview:
         """The partial of `device` for the x encoded last: u8[tokens * partial_row_bytes], valid
@@ -71,7 +75,7 @@ class StandIn:
         begun_s = time.monotonic()
         graphs = self._graphs.get(device)
         if graphs is None:
-            weights = _Shards(self._store, self._neurons[device], self._n_layers)
+            weights = _Shards(self._store, self._pieces[device], self._n_layers)
             x, out = self._x, self._out
             graphs = self._graphs[device] = FfnGraphs(self._runtime.in_place(), weights, x, out)
         if not graphs.run(layer, tokens):
@@ -91,8 +95,9 @@ class StandIn:
     def prefetch(self, device: DeviceId) -> None:
         """Have the kernel read the device's shards in the background."""
         for layer in range(self._n_layers):
-            for tile in self._store.mapped(layer, self._neurons[device]):
-                want_mapped_pages(tile)
+            for piece in self._pieces[device]:
+                for tile in self._store.mapped(layer, piece):
+                    want_mapped_pages(tile)
 
     def _measure(self, device: DeviceId, tokens: int, took_s: float) -> None:
         key = (device, tokens.bit_length())
@@ -101,28 +106,40 @@ class StandIn:
 
     def _guess(self, device: DeviceId) -> tuple[float, float]:
         """Seconds for reading a layer's shard, and for each token."""
-        neurons = self._neurons[device]
-        if not neurons:
-            return 0.0, 0.0
+        reading_s = self._reading_s
+        for piece in self._pieces[device]:
+            if piece not in reading_s:
+                reading_s[piece] = self._guess_reading_s(piece)
+        products = self._products(sum(map(len, self._pieces[device])))
+        token_s = products / (MULTIPLICATIONS_PER_S * self._runtime.threads)
+        return sum(reading_s[piece] for piece in self._pieces[device]), token_s
+
+    def _guess_reading_s(self, piece: range) -> float:
+        """Of a layer's."""
         layers = range(0, self._n_layers, max(1, self._n_layers // GUESSED_LAYERS))
-        on_disk = [tile for layer in layers for tile in self._store.mapped(layer, neurons)]
-        products = 3.0 * len(neurons) * self._width  # also the bytes, if we know no better
-        nbytes = sum(tile.nbytes for tile in on_disk) / len(layers) if on_disk else products
-        resident = float(np.mean([resident_share(tile) for tile in on_disk])) if on_disk else 1.0
-        reading_s = nbytes * ((1 - resident) / DISK_BYTES_PER_S + resident / MEMORY_BYTES_PER_S)
-        return reading_s, products / (MULTIPLICATIONS_PER_S * self._runtime.threads)
+        on_disk = [tile for layer in layers for tile in self._store.mapped(layer, piece)]
+        nbytes, resident = self._products(len(piece)), 1.0  # if we know no better
+        if on_disk:
+            nbytes = sum(tile.nbytes for tile in on_disk) / len(layers)
+            resident = float(np.mean([resident_share(tile) for tile in on_disk]))
+        return nbytes * ((1 - resident) / DISK_BYTES_PER_S + resident / MEMORY_BYTES_PER_S)
+
+    def _products(self, neurons: int) -> float:
+        """Of one token, in a layer."""
+        return 3.0 * neurons * self._width
 
 
 class _Shards:
     """A device's `WeightsByLayer`, each mapped when it is asked for."""
 
-    def __init__(self, store: ShardStore, neurons: range, n_layers: int) -> None:
+    def __init__(self, store: ShardStore, pieces: Sequence[range], n_layers: int) -> None:
         self._store = store
-        self._neurons = neurons
+        self._pieces = pieces
         self._n_layers = n_layers
 
     def __len__(self) -> int:
         return self._n_layers
 
     def __getitem__(self, layer: int, /) -> LayerWeights:
-        return self._store.weights(layer, self._neurons)
+        weights = self._store.weights
+        return [tile for piece in self._pieces for tile in weights(layer, piece)]

@@ -20,7 +20,8 @@ from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import own_addresses
 from halo_edge.cluster.benchmark_cache import Benchmark, Benchmarks
 from halo_edge.cluster.code_pages import drop_code_pages
-from halo_edge.cluster.limits import Limits, read_limits
+from halo_edge.cluster.held_tiles import HeldTiles
+from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
@@ -33,16 +34,15 @@ from halo_edge.cluster.messages import (
     WorkerInfo,
 )
 from halo_edge.cluster.profile_message import BenchmarkTask
+from halo_edge.cluster.replica_loader import ReplicaLoader
 from halo_edge.cluster.shard_cache import ShardCache
+from halo_edge.cluster.tile_source import TileSource
 from halo_edge.cluster.worker_control import Assigned, Loaded, RootGone, WorkerControl
+from halo_edge.cluster.worker_memory import WorkerMemory
 from halo_edge.cluster.worker_part import WorkerPart, load_part
 from halo_edge.cluster.worker_session import Session
-from halo_edge.cluster.worker_shards import memory_needed
 from halo_edge.errors import HaloError
-from halo_edge.plan.device import PROCESS_BYTES
 
-# The rest is for the system, where nobody says how much memory is for the worker.
-MEMORY_SHARE: Final = 0.9
 # A port that is free for UDP is rarely taken for TCP.
 ANY_PORT_TRIES: Final = 16
 
@@ -70,12 +70,15 @@ class Worker:
         self._options = options
         self._cache = cache
         self._benchmarks = Benchmarks(cache.directory, options.threads)
+        self._memory = WorkerMemory(options.memory_bytes)
         self._tell = tell
         self._udp, self._tcp = _listen(options.address, options.port)
         self.port: int = self._udp.getsockname()[1]
         self.id = options.name or _unique_name()
         self._session: Session | None = None
         self._loading: threading.Thread | None = None
+        self._next: Assigned | None = None
+        self._replicas: ReplicaLoader | None = None
         try:
             opened = control.open_control(options.control)
             self._control = WorkerControl(
@@ -84,6 +87,7 @@ class Worker:
                 self.describe,
                 self.trace,
                 self.fill,
+                self.tile,
                 self.benchmark,
             )
         except HaloError:
@@ -111,9 +115,10 @@ class Worker:
             cores=list(limits.cores),
             threads=self._options.threads,
             cpu_quota=limits.cpu_quota,
-            memory_bytes=self._memory_bytes(limits),
+            memory_bytes=self._memory.limit_bytes(limits),
             session=session.id if session is not None else "",
             decode=decode,
+            replica_bytes=session.replica_bytes if session is not None else 0,
         )
 
     def trace(self) -> TraceReply:
@@ -128,9 +133,17 @@ class Worker:
             raise HaloError("this worker has another root by now")
         return session.fill_piece(wanted.start, wanted.stop)
 
+    def tile(self, sha256: str, start: int, stop: int) -> bytes:
+        """A piece of one that this worker has for its root. Any thread may ask. Raises `HaloError`
+        for another."""
+        session = self._session
+        if session is None or sha256 not in session.on_disk:
+            raise HaloError("this worker has no such tile")
+        return self._cache.piece(sha256, start, stop)
+
     def benchmark(self, task: BenchmarkTask) -> Benchmark:
         """For a model. Any thread may ask. Raises `HaloError` if it cannot be measured."""
-        return self._benchmarks.of(task, self._memory_bytes())
+        return self._benchmarks.of(task, self._memory.limit_bytes())
 
     def run(self) -> None:
         """Serve one root after another, until KeyboardInterrupt or SystemExit."""
@@ -169,7 +182,9 @@ class Worker:
         assignment = event.assignment
         link: WorkerLink
         try:
-            part = self._load(assignment)
+            held = HeldTiles(self._options.threads)
+            source = self._source(assignment)
+            part = self._load(assignment, held, source)
             root = (assignment.root_address, assignment.root_port)
             if assignment.transport is Transport.UDP:
                 link = udp.UdpWorkerLink(self._udp, root)
@@ -179,79 +194,91 @@ class Worker:
             event.reply(AssignmentReply(error=f"worker {self.id}: {error}"))
             self._tell(str(error))
             return
-        self._session = Session(assignment.session, part, link, trace=assignment.trace)
+        self._session = Session(assignment.session, held, part, link, trace=assignment.trace)
         self._control.watch_root(assignment.session)
         drop_code_pages()
         event.reply(AssignmentReply())
+        self._load_replicas(self._session, assignment, source)
 
     def _load_next(self, session: Session, event: Assigned) -> None:
-        """While rounds of the epoch before go on."""
+        """While rounds of the epoch before go on. The newest that came meanwhile is the next."""
         assignment = event.assignment
-        error = ""
-        if self._loading is not None:
-            error = f"worker {self.id} still loads what another plan wanted"
-        elif assignment.epoch <= session.newest_epoch:
+        if assignment.epoch <= session.newest_epoch:
             error = f"worker {self.id} is past epoch {assignment.epoch} already"
-        if error:
             event.reply(AssignmentReply(error=error))
             return
-
-        self._make_room(session, assignment)
+        if self._loading is not None:
+            if self._next is not None:
+                self._next.reply(AssignmentReply(error=f"worker {self.id} got another plan since"))
+            self._next = event
+            return
+        self._end_replicas()
+        if not self._memory.make_room(session, assignment):
+            self._tell(
+                "no memory for two plans at once: out of the rounds until the next is loaded"
+            )
+        source = self._source(assignment)
 
         def load() -> None:
             try:
-                loaded = Loaded(event, self._load(assignment))
+                loaded = Loaded(event, self._load(assignment, session.held, source), source)
             except (HaloError, ValueError) as error:
-                loaded = Loaded(event, None, f"worker {self.id}: {error}")
+                loaded = Loaded(event, None, source, f"worker {self.id}: {error}")
             self._control.put(loaded)
 
         self._loading = threading.Thread(target=load, name="load", daemon=True)
         self._loading.start()
 
-    def _make_room(self, session: Session, assignment: Assignment) -> None:
-        """For another part, where it does not fit beside the one in use. Who can computes for this
-        device meanwhile."""
-        limit = self._memory_bytes()
-        try:
-            needed = session.memory_bytes + memory_needed(assignment)
-        except ValueError:  # loading says what is wrong with it
-            return
-        if limit is not None and needed > limit - PROCESS_BYTES:
-            self._tell(
-                "no memory for two plans at once: out of the rounds until the next is loaded"
-            )
-            session.pause()
-
     def _go_on(self, loaded: Loaded) -> None:
         self._loading = None
-        session, error = self._session, loaded.error
-        if session is None or session.id != loaded.asked.assignment.session:
+        session, error, assignment = self._session, loaded.error, loaded.asked.assignment
+        if session is None or session.id != assignment.session:
             error = f"worker {self.id} has another root by now"
         elif loaded.part is not None:
             session.be_ready_for(loaded.part)
         else:
             self._tell(error)
         loaded.asked.reply(AssignmentReply(error))
+        waiting, self._next = self._next, None
+        if waiting is not None:
+            self._handle(waiting)
+        elif session is not None and not error:
+            self._load_replicas(session, assignment, loaded.source)
 
-    def _load(self, assignment: Assignment) -> WorkerPart:
+    def _load_replicas(self, session: Session, assignment: Assignment, source: TileSource) -> None:
+        """Beside the rounds, as far as memory allows."""
+        self._replicas = ReplicaLoader(
+            assignment,
+            session.held,
+            source,
+            lambda: session.in_rounds,
+            lambda nbytes: self._memory.has_room(session, nbytes),
+            self._tell,
+        )
+
+    def _end_replicas(self) -> None:
+        if self._replicas is not None:
+            self._replicas.stop()
+            self._replicas = None
+
+    def _source(self, assignment: Assignment) -> TileSource:
+        wire = self._control
+        return TileSource(assignment, self._cache, wire.fetch_shard, wire.fetch_from_peer)
+
+    def _load(self, assignment: Assignment, held: HeldTiles, source: TileSource) -> WorkerPart:
         cache = self._cache
         fetched, cached = cache.fetched_bytes, cache.cached_bytes
-        part = load_part(assignment, cache, self._control.fetch_shard, self._options.threads)
+        part = load_part(assignment, held, source, cache)
         self._tell(
             f"assigned {sum(map(bool, assignment.shards))} layers' shards: "
-            f"{(cache.fetched_bytes - fetched) / 1e6:.1f} MB fetched, "
+            f"{(cache.fetched_bytes - fetched) / 1e6:.1f} MB fetched"
+            f"{f', {source.peer_bytes / 1e6:.1f} of it from peers' if source.peer_bytes else ''}, "
             f"{(cache.cached_bytes - cached) / 1e6:.1f} MB on disk already"
         )
         return part
 
-    def _memory_bytes(self, limits: Limits | None = None) -> int | None:
-        """What it may use; None where nobody says."""
-        if self._options.memory_bytes is not None:
-            return self._options.memory_bytes
-        limit = (limits or read_limits()).memory_bytes
-        return None if limit is None else int(MEMORY_SHARE * limit)
-
     def _end_session(self) -> None:
+        self._end_replicas()
         if self._session is not None:
             self._control.unwatch()
             self._session.close()

@@ -34,11 +34,17 @@ from halo_edge.cluster.messages import (
     encode,
 )
 from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask, reply_of
+from halo_edge.cluster.replica_loader import lower_priority
+from halo_edge.cluster.tile_source import TileSource
 from halo_edge.cluster.worker_part import WorkerPart
 from halo_edge.errors import HaloError
 
 # For a piece of a shard: a megabyte, of a root that serves many workers over a slow link.
 FETCH_TIMEOUT_S: Final = 60.0
+# For one of a peer, which may be slow, or gone: the root has it too.
+PEER_TIMEOUT_S: Final = 10.0
+# Peers that wait for one; what is more is refused, and they ask the root.
+MAX_PEERS_WAITING: Final = 4
 # Roots that wait for an answer while the worker loads another's shards.
 MAX_WAITING: Final = 16
 
@@ -53,10 +59,12 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was `asked` for is there, or could not be had: `part` is None, and `error` says why."""
+    """What was `asked` for is there, from `source`, or could not be had: `part` is None, and
+    `error` says why."""
 
     asked: Assigned
     part: WorkerPart | None
+    source: TileSource
     error: str = ""
 
 
@@ -80,16 +88,20 @@ class WorkerControl:
         describe: Callable[[], WorkerInfo],
         trace: Callable[[], TraceReply],
         fill: Callable[[FillPiece], bytes],
+        tile: Callable[[str, int, int], bytes],
         benchmark: Callable[[BenchmarkTask], Benchmark],
     ) -> None:
-        """`describe`, `trace` and `fill` are called from Zenoh's threads, `benchmark` from another;
-        `fill` and `benchmark` raise `HaloError` for what there is not."""
+        """`describe`, `trace` and `fill` are called from Zenoh's threads, `tile` and `benchmark`
+        from others; these and `fill` raise `HaloError` for what there is not."""
         self._session = session
         self._cluster = cluster
         self._describe = describe
         self._trace = trace
         self._fill = fill
+        self._tile = tile
         self._benchmark = benchmark
+        self._tiles = ThreadPoolExecutor(1, "tiles", lower_priority)
+        self._peers = threading.Semaphore(MAX_PEERS_WAITING)
         self._benchmarks = ThreadPoolExecutor(1, "benchmark")
         self._waiting = threading.Semaphore(MAX_WAITING)  # for benchmarks
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -102,6 +114,7 @@ class WorkerControl:
             session.declare_queryable(f"{key}/info", self._on_info),
             session.declare_queryable(f"{key}/assign", self._on_assign),
             session.declare_queryable(f"{key}/fill", self._on_fill),
+            session.declare_queryable(f"{key}/tile/*", self._on_tile),
             session.declare_queryable(f"{key}/clock", self._on_clock),
             session.declare_queryable(f"{key}/echo", self._on_echo),
             session.declare_queryable(f"{key}/benchmark", self._on_benchmark),
@@ -139,8 +152,14 @@ class WorkerControl:
         key = control.shard_key(self._cluster, session, sha256)
         return control.ask(self._session, key, encode(ShardPiece(start, stop)), FETCH_TIMEOUT_S)
 
+    def fetch_from_peer(self, worker: str, sha256: str, start: int, stop: int) -> bytes:
+        """The same from another worker."""
+        key = f"{control.worker_key(self._cluster, worker)}/tile/{sha256}"
+        return control.ask(self._session, key, encode(ShardPiece(start, stop)), PEER_TIMEOUT_S)
+
     def close(self) -> None:
         self.unwatch()
+        self._tiles.shutdown(wait=False, cancel_futures=True)
         self._benchmarks.shutdown(wait=False, cancel_futures=True)
         self._session.close()  # type: ignore[no-untyped-call]
         os.close(self.wake_fd)
@@ -179,6 +198,30 @@ class WorkerControl:
                 query.reply_err(str(error).encode())
                 return
             query.reply(query.key_expr, piece)
+
+    def _on_tile(self, query: zenoh.Query) -> None:
+        """Read from a disk: not in Zenoh's thread, and one after another."""
+
+        def answer() -> None:
+            with contextlib.suppress(zenoh.ZError), query:
+                try:
+                    question = query.payload.to_bytes() if query.payload is not None else b""
+                    wanted = decode(question, ShardPiece, "a worker")
+                    sha256 = str(query.key_expr).rsplit("/", 1)[-1]
+                    piece = self._tile(sha256, wanted.start, wanted.stop)
+                except HaloError as error:
+                    query.reply_err(str(error).encode())
+                else:
+                    query.reply(query.key_expr, piece)
+                finally:
+                    self._peers.release()
+
+        if not self._peers.acquire(blocking=False):
+            with query:
+                query.reply_err(b"too many want tiles of this worker at once")
+            return
+        with contextlib.suppress(RuntimeError):  # the worker is ending
+            self._tiles.submit(answer)
 
     def _on_benchmark(self, query: zenoh.Query) -> None:
         """It takes a second: not in Zenoh's thread, which others wait for."""

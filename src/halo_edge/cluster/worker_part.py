@@ -6,20 +6,20 @@ Made ready in any thread, then used by the one that serves.
 from __future__ import annotations
 
 from halo_edge.cluster.fill_compute import HeldFill
+from halo_edge.cluster.held_tiles import HeldTiles
 from halo_edge.cluster.messages import Assignment, Transport
 from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.speed import DecodeClock
+from halo_edge.cluster.tile_source import TileSource
 from halo_edge.cluster.worker_shards import (
-    Fetch,
     LoadedShards,
     load_fill,
     load_shards,
-    memory_needed,
+    names,
     pool_bytes,
 )
 from halo_edge.compute.ffn import FfnGraphs
-from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.streamed_ffn import StreamedFfn
 from halo_edge.compute.wire import WireCodec
@@ -49,6 +49,11 @@ class WorkerPart:
             window=assignment.window,
         )
         self.epoch = assignment.epoch
+        self.tiles = names(assignment.shards)
+        """That it has in memory."""
+        self.replicas = names(assignment.replicas)
+        """That are to be in memory too."""
+        self.on_disk = self.tiles | self.replicas | names(assignment.streamed)
         layers = range(len(shards.resident))
         neurons = max(sum(tile.gate.rows for tile in shards.whole(layer)) for layer in layers)
         self.clock = DecodeClock(neurons)
@@ -64,10 +69,15 @@ class WorkerPart:
         self._partial = memoryview(bytearray(layout.max_tokens * partial_codec.row_bytes))
         self._partial_rows = partial_codec.rows(self._partial)
         x = x_codec.rows(self.rounds.x_memory)
-        self.memory_bytes = memory_needed(assignment)
-        self._graphs: FfnGraphs | StreamedFfn | None = _graphs(
-            runtime, shards, x, self._partial_rows
-        )
+        self.pool_bytes = pool_bytes([[t.layout.nbytes for t in tiles] for tiles in shards.files])
+        """For what is read ahead."""
+        self._graphs: FfnGraphs | StreamedFfn | None
+        if self.pool_bytes:
+            self._graphs = StreamedFfn(
+                runtime, shards.resident, shards.files, self.pool_bytes, x, self._partial_rows
+            )
+        else:
+            self._graphs = FfnGraphs(runtime, shards.resident, x, self._partial_rows)
         self._graphs.prepare()
 
     def compute(self, layer: int, tokens: int) -> memoryview:
@@ -94,18 +104,12 @@ class WorkerPart:
         self._graphs = None
 
 
-def load_part(assignment: Assignment, cache: ShardCache, fetch: Fetch, threads: int) -> WorkerPart:
+def load_part(
+    assignment: Assignment, held: HeldTiles, source: TileSource, cache: ShardCache
+) -> WorkerPart:
     """Raises `HaloError` or `ValueError` for what cannot be had, or makes no sense."""
-    runtime = Runtime(threads)
-    shards = load_shards(assignment, cache, fetch)
-    fill = load_fill(assignment, shards, runtime, cache, fetch)
-    return WorkerPart(assignment, shards, runtime, fill)
-
-
-def _graphs(
-    runtime: Runtime, shards: LoadedShards, x: Rows, partial: Rows
-) -> FfnGraphs | StreamedFfn:
-    pool = pool_bytes([[tile.layout.nbytes for tile in tiles] for tiles in shards.files])
-    if not pool:
-        return FfnGraphs(runtime, shards.resident, x, partial)
-    return StreamedFfn(runtime, shards.resident, shards.files, pool, x, partial)
+    shards = load_shards(assignment, held, source, cache)
+    fill = HeldFill(None)
+    if assignment.fill is not None:  # with threads of its own: rounds go on
+        fill = load_fill(assignment, shards, Runtime(held.runtime.threads), source)
+    return WorkerPart(assignment, shards, held.runtime, fill)

@@ -6,6 +6,7 @@ import select
 import time
 from typing import Final
 
+from halo_edge.cluster.held_tiles import HeldTiles
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import WORKER_SPANS, TraceReply
 from halo_edge.cluster.speed import DecodeTimes
@@ -22,10 +23,13 @@ _SEND_PARTIAL: Final = Activity.SEND_PARTIAL
 
 
 class Session:
-    """`trace`: record where the time goes."""
+    """`held`: the tiles of its parts, and replicas. `trace`: record where the time goes."""
 
-    def __init__(self, session: str, part: WorkerPart, link: WorkerLink, *, trace: bool) -> None:
+    def __init__(
+        self, session: str, held: HeldTiles, part: WorkerPart, link: WorkerLink, *, trace: bool
+    ) -> None:
         self.id = session
+        self.held = held
         self._part = part
         self._next: WorkerPart | None = None
         self._link = link
@@ -50,13 +54,33 @@ class Session:
         self._next = part
 
     @property
+    def in_rounds(self) -> bool:
+        """Whether the root has gone over to the newest epoch: then all others are ready for it.
+        Any thread may ask."""
+        return self._next is None and self._part.rounds.statistics.rounds > 0
+
+    @property
+    def in_use(self) -> frozenset[str]:
+        """The tiles of its parts. Any thread may ask."""
+        return frozenset().union(*(part.tiles for part in self._open_parts()))
+
+    @property
     def memory_bytes(self) -> int:
-        """What its parts take."""
-        parts = (self._part, self._next)
-        return sum(part.memory_bytes for part in parts if part is not None and not part.closed)
+        """What its parts and replicas take. Any thread may ask."""
+        return self.held.nbytes() + sum(part.pool_bytes for part in self._open_parts())
+
+    @property
+    def replica_bytes(self) -> int:
+        """What of the replicas that it is to hold is in memory. Any thread may ask."""
+        return self.held.nbytes(self._newest.replicas)
+
+    @property
+    def on_disk(self) -> frozenset[str]:
+        """The tiles that others may have from it. Any thread may ask."""
+        return self._part.on_disk | self._newest.on_disk
 
     def pause(self) -> None:
-        """Let the weights go; answer no round until the root comes with another epoch."""
+        """Let the graphs go; answer no round until the root comes with another epoch."""
         for part in (self._part, self._next):
             if part is not None:
                 part.close()
@@ -121,6 +145,10 @@ class Session:
             if part is not None:
                 part.close()
 
+    def _open_parts(self) -> list[WorkerPart]:
+        parts = (self._part, self._next)
+        return [part for part in parts if part is not None and not part.closed]
+
     @property
     def _newest(self) -> WorkerPart:
         return self._next or self._part
@@ -143,3 +171,4 @@ class Session:
             part.rounds.follow(self._part.rounds)
             self._part.close()
             self._part, self._next, self._seen = part, None, 0
+            self.held.keep(part.tiles | part.replicas)

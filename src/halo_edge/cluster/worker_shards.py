@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from halo_edge.cluster.fill_compute import HeldFill, compute_fills, regression_nbytes
-from halo_edge.cluster.messages import Assignment, Tile
+from halo_edge.cluster.held_tiles import HeldTiles
+from halo_edge.cluster.messages import Assignment, Tile, Tiles
 from halo_edge.cluster.shard_cache import ShardCache
+from halo_edge.cluster.tile_source import TileSource
 from halo_edge.compute.direct_read import whole_blocks
 from halo_edge.compute.ffn import FfnWeights, LayerWeights
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.streamed_ffn import StreamedTile
 from halo_edge.errors import HaloError
 from halo_edge.groups.shard import ShardSpec
-
-Fetch = Callable[[str, str, int, int], bytes]
-"""`WorkerControl.fetch_shard`."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,18 @@ class LoadedShards:
         return [*self.resident[layer], *self.streamed[layer]]
 
 
-def memory_needed(assignment: Assignment) -> int:
-    """Bytes that the shards of an assignment take in memory, and what is read ahead of the others.
-    Raises `ValueError` for tiles that make no sense."""
-    spec = partial(_spec, assignment.width)
-    resident = sum(spec(tile).nbytes for tiles in assignment.shards for tile in tiles)
+def memory_needed(assignment: Assignment, held: Collection[str]) -> int:
+    """Bytes that those shards of an assignment take in memory that are not `held`, and what is read
+    ahead of the others. Raises `ValueError` for tiles that make no sense."""
+    spec = partial(spec_of_tile, assignment.width)
+    new = {tile.sha256: spec(tile).nbytes for tiles in assignment.shards for tile in tiles}
     files = [[spec(tile).nbytes for tile in tiles] for tiles in assignment.streamed]
-    return resident + pool_bytes(files)
+    return sum(nbytes for name, nbytes in new.items() if name not in held) + pool_bytes(files)
+
+
+def names(layers: Sequence[Tiles]) -> frozenset[str]:
+    """Of the tiles of all layers."""
+    return frozenset(tile.sha256 for tiles in layers for tile in tiles)
 
 
 def pool_bytes(files: Sequence[Sequence[int]]) -> int:
@@ -55,57 +56,54 @@ def pool_bytes(files: Sequence[Sequence[int]]) -> int:
     return max(2, max(map(len, files)) + 1) * whole_blocks(max(sizes))
 
 
-def load_shards(assignment: Assignment, cache: ShardCache, fetch: Fetch) -> LoadedShards:
-    """The tiles of each layer, on disk or else from the root. Raises `HaloError`, also for an
-    assignment that does not say of every layer what is streamed."""
+def load_shards(
+    assignment: Assignment, held: HeldTiles, source: TileSource, cache: ShardCache
+) -> LoadedShards:
+    """The tiles of each layer: those in memory, and the others from where they are. Raises
+    `HaloError`, also for an assignment that does not say of every layer what is streamed."""
     layers = len(assignment.shards)
     streamed = assignment.streamed or [[] for _ in range(layers)]
     if len(streamed) != layers:
         raise HaloError("the root's assignment has other layers in memory than on disk")
 
-    spec = partial(_spec, assignment.width)
+    spec = partial(spec_of_tile, assignment.width)
 
-    def load(tile: Tile) -> FfnWeights:
+    def mapped(tile: Tile) -> FfnWeights:
         layout = spec(tile)
-        return layout.weights(_load(assignment, tile.sha256, layout.nbytes, cache, fetch))
+        return layout.weights(source.load(tile.sha256, layout.nbytes))
+
+    def resident(tile: Tile) -> FfnWeights:
+        found = held.get(tile.sha256)
+        if found is None:
+            found = held.add(tile.sha256, mapped(tile), spec(tile).nbytes)
+        return found
 
     loaded = LoadedShards(
-        [[load(tile) for tile in tiles] for tiles in assignment.shards],
-        [[load(tile) for tile in tiles] for tiles in streamed],
+        [[resident(tile) for tile in tiles] for tiles in assignment.shards],
+        [[mapped(tile) for tile in tiles] for tiles in streamed],
         [
             [StreamedTile(cache.directory / tile.sha256, spec(tile)) for tile in tiles]
             for tiles in streamed
         ],
     )
-    every = (tile for tiles in (*assignment.shards, *streamed) for tile in tiles)
-    cache.prune(frozenset(tile.sha256 for tile in every))
+    cache.prune(names(assignment.shards) | names(streamed) | names(assignment.replicas))
     return loaded
 
 
 def load_fill(
-    assignment: Assignment,
-    shards: LoadedShards,
-    runtime: Runtime,
-    cache: ShardCache,
-    fetch: Fetch,
+    assignment: Assignment, shards: LoadedShards, runtime: Runtime, source: TileSource
 ) -> HeldFill:
-    """The fill, computed, if one is asked for. Raises `HaloError`."""
+    """The fill, computed, if one is asked for. `runtime`: nobody else's at the time. Raises
+    `HaloError`."""
     task = assignment.fill
     if task is None:
         return HeldFill(None)
     weights = [shards.whole(layer) for layer in range(len(shards.resident))]
-    nbytes = regression_nbytes(weights, task.columns)
-    regression = _load(assignment, task.sha256, nbytes, cache, fetch)
+    regression = source.load(task.sha256, regression_nbytes(weights, task.columns))
     # In place: nothing of what is streamed may stay in memory.
     in_place = runtime.in_place()
     return HeldFill(compute_fills(in_place, weights, regression, task.columns, assignment.width))
 
 
-def _spec(width: int, tile: Tile) -> ShardSpec:
+def spec_of_tile(width: int, tile: Tile) -> ShardSpec:
     return ShardSpec(tile.neurons, width, tile.gate_type, tile.up_type, tile.down_type)
-
-
-def _load(
-    assignment: Assignment, sha256: str, nbytes: int, cache: ShardCache, fetch: Fetch
-) -> NDArray[np.uint8]:
-    return cache.load(sha256, nbytes, partial(fetch, assignment.session, sha256))

@@ -23,9 +23,9 @@ from halo_edge.model.gguf_file import GgufFile
 # whole ones, and a few remainders. A quarter of a MB each for 22 layers.
 MAX_GRAPH_SETS: Final = 32
 # Tensors of a graph, and of each tile: three matrices and their products, two concatenations, a
-# view, a sum.
+# view, a copy, a sum.
 _NODES: Final = 12
-_NODES_PER_TILE: Final = 10
+_NODES_PER_TILE: Final = 11
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,18 @@ def build_ffn(
 def ffn_of(context: GraphContext, runtime: Runtime, weights: LayerWeights, x: Tensor) -> Tensor:
     """The FFN of one or more tiles, for `x` of ne = [H, n]: ne = [H, n]. Raises ValueError for
     tiles that do not fit together."""
+    if not runtime.weights.joins:
+        total, *others = [_ffn_of_one(context, runtime, [tile], x) for tile in weights]
+        for other in others:
+            total = ggml.ggml_add(context.ctx, total, other)
+        return total
+    return _ffn_of_one(context, runtime, weights, x)
+
+
+def _ffn_of_one(
+    context: GraphContext, runtime: Runtime, weights: LayerWeights, x: Tensor
+) -> Tensor:
+    """Of tiles that are joined."""
     multiply = runtime.weights.multiply
     gate = multiply(context, joined([tile.gate for tile in weights], Along.ROWS), x)
     up = multiply(context, joined([tile.up for tile in weights], Along.ROWS), x)

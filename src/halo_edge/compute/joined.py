@@ -119,6 +119,8 @@ def joined(parts: Sequence[Matrix], along: Along) -> Weights:
 
 
 def _columns(context: GraphContext, x: Tensor, start: int, stop: int) -> Tensor:
-    """Columns of f32 rows, where they lie."""
+    """Columns of f32 rows. Where there are several rows they are copied: kernels of repacked
+    weights take four at a time, and these to lie behind one another."""
     ne, nb = x.contents.ne, x.contents.nb
-    return ggml.ggml_view_2d(context.ctx, x, stop - start, ne[1], nb[1], start * nb[0])
+    view = ggml.ggml_view_2d(context.ctx, x, stop - start, ne[1], nb[1], start * nb[0])
+    return view if ne[1] == 1 else ggml.ggml_cont(context.ctx, view)

@@ -16,7 +16,7 @@ def multiply(
 ) -> NDArray[np.float32]:
     """f32[n, rows]: `matrix` times each of `vectors`, f32[n, columns]."""
     parts = len(matrix.parts) if isinstance(matrix, Joined) else 1
-    c = GraphContext(nodes=8 + 4 * parts)
+    c = GraphContext(nodes=8 + 5 * parts)
     x: NDArray[np.float32] = aligned(vectors.shape, np.float32)
     x[:] = vectors
     out: NDArray[np.float32] = aligned((len(vectors), matrix.rows), np.float32)

@@ -96,14 +96,20 @@ class Runtime:
     """What all graphs of one model share: threads, a work buffer, and repacked weights."""
 
     def __init__(
-        self, threads: int, *, repack: bool = True, shared: _Threads | None = None
+        self,
+        threads: int,
+        *,
+        repack: bool = True,
+        joins: bool = True,
+        shared: _Threads | None = None,
     ) -> None:
+        """`repack`, `joins`: see `WeightStore`."""
         if threads < 1:
             raise ValueError("threads must be at least 1")
         ggml.ggml_log_set(_LOG, None)
         ggml.ggml_cpu_init()
         self.threads = threads
-        self.weights = WeightStore(repack=repack)
+        self.weights = WeightStore(repack=repack, joins=joins)
         self._threads = shared or _Threads(threads)
         self.pool = self._threads.pool
         self._work = np.empty(0, np.uint8)

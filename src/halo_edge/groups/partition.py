@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -12,6 +13,9 @@ GROUP_SIZE: Final = 64
 TILE_NEURONS: Final = 256
 """Of a tile, the piece in which weights are kept and sent. The largest block of a quantisation, so
 that a tile cuts none; a megabyte or two of a layer of 7B."""
+MOST_MORE: Final = 4
+"""So many more pieces than tiles are made of a share at the most: each takes products of its
+own."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,22 @@ def tiles(neurons: range) -> list[range]:
     first = -(-(neurons.start + 1) // TILE_NEURONS) * TILE_NEURONS
     bounds = [neurons.start, *range(first, neurons.stop, TILE_NEURONS), neurons.stop]
     return [range(*each) for each in pairwise(bounds)] if neurons else []
+
+
+def tiles_with(neurons: range, known: Collection[range]) -> list[range]:
+    """As `tiles`, with those pieces that are `known` where they fit: so that who has these needs no
+    others. Not where that makes many more; `known` are tiles, or parts of one."""
+    by_start = {
+        piece.start: piece for piece in sorted(known, key=len) if piece.stop <= neurons.stop
+    }
+    found: list[range] = []
+    at = neurons.start
+    while at < neurons.stop:
+        piece = by_start.get(at)
+        if piece is None:
+            end = min((at // TILE_NEURONS + 1) * TILE_NEURONS, neurons.stop)
+            piece = range(at, min((start for start in by_start if at < start < end), default=end))
+        found.append(piece)
+        at = piece.stop
+    plain = tiles(neurons)
+    return found if len(found) <= len(plain) + MOST_MORE else plain

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -126,6 +127,24 @@ class Cgroup:
         else:
             self._write(self._io, "blkio.throttle.read_bps_device", f"{disk} {rate or 0}")
 
+    @property
+    def memory_peak_bytes(self) -> int:
+        """The most that was in use at once so far, the page cache counted. Raises `HaloError` where
+        the kernel does not say."""
+        name = "memory.peak" if self._unified else "memory.max_usage_in_bytes"
+        return int(self._read(self._memory, name))
+
+    def storage_read_bytes(self, disk: str) -> int:
+        """Read so far from a whole block device, `disk` (MAJOR:MINOR). Raises `HaloError`, also
+        where the kernel does not count it."""
+        if self._io is None:
+            raise HaloError("this kernel offers no blkio (or io) cgroup controller")
+        name = "io.stat" if self._unified else "blkio.throttle.io_service_bytes"
+        found = re.search(
+            rf"^{disk} (?:.*\brbytes=|Read )(\d+)", self._read(self._io, name), re.MULTILINE
+        )
+        return int(found[1]) if found else 0
+
     def pids(self) -> set[int]:
         found: set[int] = set()
         for directory in self._directories:
@@ -159,6 +178,12 @@ class Cgroup:
         for part in path.parts:
             (parent / "cgroup.subtree_control").write_text(f"+cpu +memory{io}")
             parent /= part
+
+    def _read(self, directory: Path, name: str) -> str:
+        try:
+            return (directory / name).read_text()
+        except OSError as error:
+            raise HaloError(f"cannot read {directory / name}: {error.strerror}") from None
 
     def _write(self, directory: Path, name: str, value: str) -> None:
         try:

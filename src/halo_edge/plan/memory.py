@@ -1,4 +1,4 @@
-"""What fits in a device's memory: its own groups, and replicas of others' in what is spare."""
+"""What fits in a device's memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def groups_in(memory_bytes: float | None, shape: ModelShape) -> int:
     return min(shape.partition.n_groups, max(0, int(free // shape.group_bytes)))
 
 
-def _tile_groups(shape: ModelShape) -> int:
+def tile_groups(shape: ModelShape) -> int:
+    """Of how many groups' weights a piece consists that is kept, read and sent."""
     return -(-TILE_NEURONS // shape.group_size)
 
 
@@ -65,7 +66,7 @@ def residents(
         stay = len(share)
         if fits < stay:
             # fits = stay + (len(share) - stay + tile) / layers, and a model of one layer reads all
-            ahead = (stay + _tile_groups(shape)) / layers
+            ahead = (stay + tile_groups(shape)) / layers
             stay = max(0, math.floor((fits - ahead) / (1 - 1 / layers))) if layers > 1 else 0
         found.append(share[:stay])
     return tuple(found)
@@ -74,28 +75,4 @@ def residents(
 def streamable(fits: int, shape: ModelShape) -> int:
     """How many groups of every layer a device may have that keeps so many in memory, if it reads
     the others from storage."""
-    return min(shape.partition.n_groups, max(0, fits * shape.n_layers - _tile_groups(shape)))
-
-
-def replicas(
-    shares: Sequence[range], capacity: Sequence[int], reliable: Sequence[int]
-) -> tuple[tuple[range, ...], ...]:
-    """What each worker holds beside its share, so that it can step in: the most critical of the
-    workers' groups first, each once, on the most reliable device with memory to spare.
-
-    `reliable`: the workers that may hold some, the most reliable first. The root needs none: it has
-    the model's file, and without the root there is nothing to compute.
-    """
-    spare = [max(0, fits - len(share)) for share, fits in zip(shares, capacity, strict=True)]
-    found: list[list[range]] = [[] for _ in shares]
-    runs = sorted((share for share in shares[1:] if share), key=lambda share: share.start)
-    for run in runs:
-        rest = run
-        for d in reliable:
-            if not rest:
-                break
-            if shares[d] != run and spare[d]:
-                part, rest = rest[: spare[d]], rest[spare[d] :]
-                spare[d] -= len(part)
-                found[d].append(part)
-    return tuple(tuple(each) for each in found)
+    return min(shape.partition.n_groups, max(0, fits * shape.n_layers - tile_groups(shape)))

@@ -148,11 +148,11 @@ class Moved:
 
 
 def moved(before: Plan, after: Plan) -> list[Moved]:
-    """What each worker has to load that it does not hold. Both plans are of the same devices.
-    Replicas do not count: a session does not load any."""
+    """What each worker has to load that it does not hold. Both plans are of the same devices."""
     found = []
     for d in range(1, after.n_devices):
-        new = {*after.shares[d]} - {*before.shares[d]}
+        held = {group for run in before.replicas_on(d) for group in run}
+        new = {*after.shares[d]} - {*before.shares[d]} - held
         if new:
             found.append(Moved(d, len(new)))
     return found

@@ -24,10 +24,11 @@ from typing import Final
 
 from halo_edge.errors import HaloError
 from halo_edge.plan.device import Cluster
-from halo_edge.plan.memory import capacities, replicas, residents
+from halo_edge.plan.memory import capacities, residents, tile_groups
 from halo_edge.plan.plan import Plan, split
 from halo_edge.plan.prediction import Prediction, Predictions
 from halo_edge.plan.program import Kind, Program
+from halo_edge.plan.replicas import replicas
 from halo_edge.plan.workload import Workload
 
 THINNED: Final = 4
@@ -103,8 +104,8 @@ class _Search:
         while (better := self._exchanged(best)) is not None:
             best = better
         idle = [d for d in self._reliable if not best.plan.shares[d]]
-        capacity = [0 if d in idle else fits for d, fits in enumerate(self._capacity)]
-        spare = replicas(best.plan.shares, capacity, self._reliable)
+        tile = tile_groups(self._workload.shape)
+        spare = replicas(best.plan.shares, self._capacity, tile, self._workload.replicas)
         left_out = tuple(
             LeftOut(self._cluster.devices[d].name, self._with_one_group(best.plan, d))
             for d in sorted(idle)

@@ -1,0 +1,24 @@
+"""What options mean for a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from halo_edge.cli.options import ComputeOptions
+from halo_edge.errors import HaloError
+
+
+def replicas(text: str) -> int | None:
+    return ComputeOptions(replicas=text).session(Path("model"), None, None).rounds.replicas
+
+
+def test_replicas() -> None:
+    assert [replicas(text) for text in ("auto", "off", "0", "1", "2")] == [None, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "3", "-1", "all"])
+def test_what_is_no_number_of_replicas(text: str) -> None:
+    with pytest.raises(HaloError, match="--replicas is auto, off, or 0 to 2"):
+        replicas(text)
