@@ -70,6 +70,19 @@ def test_an_account_may_earn_more_or_nothing() -> None:
     assert budget.account(TWO).level == pytest.approx(0.01)
 
 
+def test_what_most_earn_may_change() -> None:
+    budget = Budget(0.1)
+    budget.open(ONE, 0.0)
+    budget.earn(TWO, 1)
+    budget.charge({TWO: 0.02})
+    budget.change(0.01)
+    for sequence in (ONE, TWO):
+        budget.earn(sequence, 1)
+    assert budget.account(ONE).level == 0
+    assert budget.account(TWO).level == pytest.approx(0.01)
+    assert budget.close(TWO) == pytest.approx(0.02)
+
+
 def test_accounts_are_bounded() -> None:
     budget = Budget(0.01)
     budget.charge({ONE: 1.0})

@@ -75,6 +75,8 @@ class RoundsFfn:
         self._next: Epoch | None = None
         self._epoch = epoch
         self._may_relax = epoch.relaxable is not None  # of any epoch: one in a hurry is strict
+        self._budget = Budget(options.kl_budget)
+        self._on_request = False  # whether a sequence has had a budget where there is none
         self.relax(options)
 
     def ffn(self, layer: int, tokens: int) -> None:
@@ -147,13 +149,12 @@ class RoundsFfn:
             self._link.wait(PAUSED_WAIT_S)
 
     def relax(self, options: RelaxOptions) -> None:
-        """From the next step on, with a full budget. Raises `HaloError` for what takes a profile
-        and has none."""
+        """From the next step on, for all sequences that have no budget of their own. Raises
+        `HaloError` for what takes a profile and has none."""
         if options.relaxes:
             self._check_relaxable()
         self._options = options
-        self._budget = Budget(options.kl_budget)
-        self._on_request = False
+        self._budget.change(options.kl_budget)
         self._begin()
 
     def open_account(self, sequence: SequenceKey, nats_per_token: float) -> None:

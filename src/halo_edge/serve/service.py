@@ -195,11 +195,13 @@ class Service:
                     self._step()
                 except Exception as error:  # a mistake of ours must not end everybody's service
                     _log.exception("a step failed")
-                    self._fail_begun(HaloError(f"internal error: {type(error).__name__}: {error}"))
+                    told = HaloError(f"internal error: {type(error).__name__}: {error}")
+                    self._fail(list(self._jobs.values()), told)
                 self._tell()
         finally:
             with self._wake:
                 self._close_by_s = min(self._close_by_s, self._clock())
+                self._jobs |= {job.stream: job for job in self._arrived}
             self._fail(list(self._jobs.values()), HaloError("the server was stopped"))
             self._tell()
 

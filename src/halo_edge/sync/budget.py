@@ -24,13 +24,14 @@ K_MAX_SEQUENCES: Final = 4096
 
 
 class Account:
-    """One sequence's bucket and what it has spent. `nats_per_token`: what it earns. `level`,
-    `spent`: nats."""
+    """One sequence's bucket and what it has spent. `nats_per_token`: what it earns; `own`: whether
+    that was asked for by its owner. `level`, `spent`: nats."""
 
-    __slots__ = ("level", "nats_per_token", "spent")
+    __slots__ = ("level", "nats_per_token", "own", "spent")
 
-    def __init__(self, nats_per_token: float) -> None:
+    def __init__(self, nats_per_token: float, *, own: bool) -> None:
         self.nats_per_token = nats_per_token
+        self.own = own
         self.level = 0.0
         self.spent = 0.0
 
@@ -49,12 +50,15 @@ class Budget:
         self._accounts: OrderedDict[SequenceKey, Account] = OrderedDict()
 
     def open(self, sequence: SequenceKey, nats_per_token: float) -> Account:
-        """A new account, which earns another amount than most."""
-        account = self._accounts[sequence] = Account(_checked(nats_per_token))
-        self._accounts.move_to_end(sequence)
-        if len(self._accounts) > K_MAX_SEQUENCES:
-            self._accounts.popitem(last=False)
-        return account
+        """A new account, which earns what its owner wants and not what most do."""
+        return self._put(sequence, Account(_checked(nats_per_token), own=True))
+
+    def change(self, nats_per_token: float) -> None:
+        """From now on this is what accounts earn that have no other; their buckets are empty."""
+        self.nats_per_token = _checked(nats_per_token)
+        for account in self._accounts.values():
+            if not account.own:
+                account.nats_per_token, account.level = nats_per_token, 0.0
 
     def close(self, sequence: SequenceKey) -> float:
         """The sequence has ended; what it has spent, in nats."""
@@ -65,7 +69,7 @@ class Budget:
         """Opened when it is first asked for."""
         account = self._accounts.get(sequence)
         if account is None:
-            return self.open(sequence, self.nats_per_token)
+            return self._put(sequence, Account(self.nats_per_token, own=False))
         self._accounts.move_to_end(sequence)
         return account
 
@@ -89,6 +93,13 @@ class Budget:
     def fullness(self, charges: Mapping[SequenceKey, float]) -> float:
         """How full the emptiest bucket of these sequences is, 0 ... 1; 0 if one may never spend."""
         return min((_fullness(self.account(sequence)) for sequence in charges), default=1.0)
+
+    def _put(self, sequence: SequenceKey, account: Account) -> Account:
+        self._accounts[sequence] = account
+        self._accounts.move_to_end(sequence)
+        if len(self._accounts) > K_MAX_SEQUENCES:
+            self._accounts.popitem(last=False)
+        return account
 
 
 def _fullness(account: Account) -> float:
