@@ -48,6 +48,20 @@ def halo(environment: dict[str, str], tiny_model: Path) -> Halo:
     return run
 
 
+@pytest.mark.parametrize("command", ["run", "worker"])
+def test_a_command_imports_what_it_needs(command: str) -> None:
+    program = (
+        "import contextlib, sys; from halo_edge.cli.app import main\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", program, command, "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    imported = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "halo_edge" in imported
+    assert not imported & {"scipy", "gguf", "pyroute2", "simpy", "huggingface_hub"}
+
+
 def complaint(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
     """The one line that a failed command printed."""
     assert done.returncode == status, done.stderr
@@ -190,7 +204,7 @@ def test_chat(halo: Halo, demo_model: Path) -> None:
     assert done.returncode == 0
     assert "Paris" in done.stdout
     assert done.stderr.count("TPOT") == 2
-    assert "commands: /clear, /exit" in done.stderr
+    assert "no command /what; /help lists those there are" in done.stderr
 
 
 # What does not

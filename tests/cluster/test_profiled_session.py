@@ -155,6 +155,49 @@ def test_what_is_gone_without_is_filled_and_counted(
     assert rest.chunks_filled == rest.nats == 0
 
 
+def test_a_sequence_with_a_budget_of_its_own_and_a_strict_one_beside_it(
+    f32_model: Path, profile: Profile
+) -> None:
+    """The first is filled where the cluster is strict; the other stays exact, also beside it."""
+    layers = tuple(replace(layer, sensitivity=1e-6) for layer in profile.layers)
+    gentle = replace(profile, layers=layers, special=())
+    relax = RelaxOptions(take_over=False, max_copies=1)
+    with two_workers(f32_model, gentle) as session:
+        exact = logits(session)[0]
+    with two_workers(f32_model, gentle, wrap_link=lossy, relax=relax) as session:
+        cluster, forward = session.cluster, session.model.forward
+        assert cluster is not None
+
+        def errors(*sequences: int) -> list[float]:
+            """Of each: how far, at most, its logits are from what they should be."""
+            worst = np.zeros(len(sequences))
+            for _ in range(20):
+                rows = [Rows(SequenceId(id), PROMPT, 0, 1) for id in sequences]
+                found = forward.step(rows, session.gather)
+                worst = np.maximum(worst, np.abs(found - exact).max(axis=1))
+                for id in sequences:
+                    forward.cells.release(SequenceId(id))
+            return worst.tolist()
+
+        assert max(errors(0)) < 0.01
+        cluster.open_account(1, 1.0)
+        cluster.open_account(2, 0.0)
+        own, strict = errors(1, 2)
+        assert own > 0.1
+        assert strict < 0.01
+        assert cluster.close_account(1) > 0
+        assert cluster.close_account(2) == 0
+        assert max(errors(1)) < 0.01  # now as all others
+
+
+def test_a_budget_of_its_own_takes_a_profile(tiny_model: Path) -> None:
+    with open_session(SessionOptions(tiny_model, 1, 512, 1)) as session:
+        assert session.cluster is not None
+        session.cluster.open_account(1, 0.0)
+        with pytest.raises(HaloError, match="takes a profile"):
+            session.cluster.open_account(2, 0.01)
+
+
 def test_relaxing_takes_a_profile(tiny_model: Path) -> None:
     rounds = RoundsOptions(relax=RelaxOptions(kl_budget=0.005))
     with (

@@ -39,9 +39,9 @@ def info(name: str, session: str = SESSION) -> WorkerInfo:
 
 
 class Cluster:
-    """Workers a and b in the plan. A `Planner` that gives all the same, but for `without`."""
+    """Workers a and b in `plan`. A `Planner` that gives all the same, but for `without`."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.known = {"a": info("a"), "b": info("b")}
         self.carried_out: list[list[str]] = []
         self.told: list[str] = []
@@ -56,14 +56,13 @@ class Cluster:
         self.replanner = Replanner(
             SESSION,
             workers,
-            split(GROUPS, [1, 1, 1]),
+            plan,
             self,
             self._ask,
             self._carry_out,
             self._hurry,
             self.told.append,
         )
-        self.replanner.follow()
 
     def until(self, happened: Callable[[], bool]) -> None:
         with self._changed:
@@ -108,14 +107,77 @@ class Cluster:
                 raise HaloError("it would not")
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halo_edge.cluster.replanner.POLL_S", 0.01)
     monkeypatch.setattr("halo_edge.plan.admission.GONE_AFTER_S", 0.05)
     monkeypatch.setattr("halo_edge.plan.admission.RETRY_AFTER_S", 0.05)
-    found = Cluster()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    found = Cluster(split(GROUPS, [1, 1, 1]))
+    found.replanner.follow()
     yield found
     found.replanner.close()
+
+
+@pytest.fixture
+def alone() -> Iterator[Cluster]:
+    """The root is, and nobody has asked for a plan yet."""
+    found = Cluster(Plan((range(GROUPS),)))
+    yield found
+    found.replanner.close()
+
+
+def test_who_begins_alone_gets_a_plan(alone: Cluster) -> None:
+    alone.replanner.plan_and_follow(lambda: 2)
+    alone.until(lambda: alone.planned_times == 1)
+    assert alone.carried_out == [["a", "b"]]
+    assert alone.told == ["plan: root 33 %, a 33 %, b 33 %; as they are"]
+
+
+def test_the_first_step_is_left_alone(alone: Cluster) -> None:
+    steps, asked = 1, threading.Semaphore(0)
+
+    def begun_steps() -> int:
+        asked.release()
+        return steps
+
+    alone.replanner.plan_and_follow(begun_steps)
+    for _ in range(3):
+        assert asked.acquire(timeout=DEADLINE_S)
+    assert not alone.told
+    steps = 2
+    alone.until(lambda: alone.planned_times == 1)
+
+
+@pytest.mark.parametrize(("steps", "limit"), [(0, "IDLE_S"), (1, "FIRST_STEP_S")])
+def test_the_first_step_is_waited_for_only_so_long(
+    alone: Cluster, monkeypatch: pytest.MonkeyPatch, steps: int, limit: str
+) -> None:
+    monkeypatch.setattr(f"halo_edge.cluster.replanner.{limit}", 0.01)
+    alone.replanner.plan_and_follow(lambda: steps)
+    alone.until(lambda: alone.planned_times == 1)
+
+
+def test_who_is_best_alone_is_made_ready_to_stay_so(alone: Cluster) -> None:
+    alone.without = {"a", "b"}
+    alone.replanner.plan_and_follow(lambda: 2)
+    alone.until(lambda: alone.planned_times == 1)
+    assert alone.carried_out == [[]]
+    alone.another = Planned(Plan((range(GROUPS),)), "the same")
+    alone.until(lambda: alone.planned_times == 2)
+    assert alone.carried_out == [[]]
+
+
+def test_a_first_plan_that_fails_is_tried_again(alone: Cluster) -> None:
+    alone.fails = 2
+    alone.replanner.plan_and_follow(lambda: 2)
+    alone.until(lambda: alone.planned_times == 3)
+    assert alone.carried_out == 3 * [["a", "b"]]
+    assert alone.told[1:3] == 2 * ["no new plan yet: it would not"]
+    assert len(alone.told) == 4
 
 
 def test_a_better_plan_is_carried_out(cluster: Cluster) -> None:

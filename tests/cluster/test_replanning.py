@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -277,9 +278,11 @@ def test_no_memory_for_two_plans_at_once(tiny_model: Path, workers: Workers) -> 
 def test_the_root_begins_alone(
     tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And goes over to the plan when the workers have their parts."""
+    """Before there is a plan, and goes over to that when the workers have their parts."""
+    may_plan = threading.Event()
 
     def plan(scheduling: Scheduling, workers: Planning) -> Planned:
+        assert may_plan.wait(DEADLINE_S)
         made(scheduling, workers)
         return Planned(split(8, [1, 2, 1]), "as planned")
 
@@ -289,13 +292,14 @@ def test_the_root_begins_alone(
     with cluster_of(tiny_model, workers, scheduled=True) as (session, told):
         cluster = session.cluster
         assert cluster is not None
+        logits(session)
         assert not cluster.members
-        go_on(session, lambda: bool(told))
-        assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
+        assert not told
+        may_plan.set()
         go_on(session, lambda: set(cluster.members) == {1, 2})
         for _ in range(3):
             logits(session)
-        assert len(told) == 1
+        assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
 
 
 GIB = 1 << 30

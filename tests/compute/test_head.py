@@ -33,7 +33,7 @@ def logits(
     gguf = GgufFile.open(path)
     out = aligned((len(selected), len(vocabulary)), np.float32)
     build_head(
-        Runtime(1), gguf, HyperParameters.from_gguf(gguf), vocabulary, TOKENS,
+        Runtime(1), gguf, HyperParameters.from_gguf(gguf), vocabulary,
         np.array(selected, np.int32), acts, out,
     )()  # fmt: skip
     return out

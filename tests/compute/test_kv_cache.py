@@ -25,3 +25,14 @@ def test_bucket(used: int, bucket: int) -> None:
     cache = KvCache(0, 1280, 1)
     assert cache.bucket(used) == bucket
     assert SMALLEST_BUCKET == 256
+
+
+def test_copy() -> None:
+    cache = KvCache(2, 256, 4)
+    for i, storage in enumerate((*cache.keys, *cache.values)):
+        storage[:] = np.arange(256)[:, None] + 300 * i
+    cache.copy([3, 9], [200, 100])
+    for i, storage in enumerate((*cache.keys, *cache.values)):
+        assert storage[[200, 100, 3, 9, 201], 0].tolist() == [
+            cell + 300 * i for cell in (3, 9, 3, 9, 201)
+        ]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from halo_edge.engine.engine import PREFILL_CHUNK, Engine
-from halo_edge.engine.kv_cells import KvCells
+from halo_edge.engine.engine import MAX_RUNNING, PREFILL_CHUNK, Engine
+from halo_edge.engine.forward import Rows
+from halo_edge.engine.kv_cells import KvCells, SequenceId
+from halo_edge.engine.pace import MAX_ADDED_S, ROW_COUNTS
+from halo_edge.engine.prefixes import MIN_REUSE
 from halo_edge.engine.sampling import SamplingParams
 from halo_edge.engine.sequence import FinishReason, Sequence
 from halo_edge.errors import HaloError
 
 CONTEXT = 300
+# How far logits may differ that were computed in other steps (see test_forward.py).
+SAME = 0.01
 
 
 def prompt(n: int, seed: int = 0) -> list[int]:
@@ -51,6 +56,20 @@ def alone(engine: Engine, tokens: list[int], params: SamplingParams) -> list[int
     return generated
 
 
+def shortfall(model: Any, sequence: Sequence) -> float:
+    """By how much, at most, a generated token's logit was below the likeliest one's, if they are
+    all computed at once."""
+    tokens, id, worst = sequence.tokens, SequenceId(1 << 20), 0.0
+    for start in range(0, len(tokens) - 1, 100):
+        chunk = tokens[start : min(start + 100, len(tokens) - 1)]
+        logits = model.forward.step([Rows(id, chunk, start, len(chunk))], model.gather)
+        for i, row in enumerate(logits, start):
+            if i >= sequence.n_prompt - 1:
+                worst = max(worst, float(row.max() - row[tokens[i + 1]]))
+    model.forward.cells.release(id)
+    return worst
+
+
 def test_greedy_is_the_argmax_of_the_logits(model: Any, engine: Engine) -> None:
     tokens = prompt(20)
     generated = alone(engine, tokens, greedy(5))
@@ -59,10 +78,11 @@ def test_greedy_is_the_argmax_of_the_logits(model: Any, engine: Engine) -> None:
 
 
 def test_steps(engine: Engine) -> None:
-    """A prompt's chunks bring nothing; the last brings the first token; then one a step."""
+    """A prompt's chunks bring nothing; the last brings the first token; then one a step. What a
+    chunk has room for is another prompt's."""
     long, short = engine.add(prompt(PREFILL_CHUNK + 9), greedy(4)), engine.add(prompt(3), greedy(2))
-    seen = [[new.sequence for new in engine.step()] for _ in range(7)]
-    assert seen == [[], [long], [short], [long, short], [long], [long], []]
+    seen = [[new.sequence for new in engine.step()] for _ in range(6)]
+    assert seen == [[], [long, short], [long, short], [long], [long], []]
     assert (long.finish, short.finish) == (FinishReason.LENGTH, FinishReason.LENGTH)
 
 
@@ -187,44 +207,72 @@ class Spy:
         self.gather.ffn(layer, tokens)
 
 
-@pytest.mark.parametrize("shared", [0, 1, 25, 31, 32, 60])
+@pytest.mark.parametrize("shared", [0, 15, 16, 40, 47, 48, 60])
 def test_prefix_reuse(model: Any, engine: Engine, shared: int) -> None:
     """The next turn of a conversation: same tokens as without, and the common part for free."""
     spy = Spy(model.gather)
     chat = Engine(model.forward, spy, context=CONTEXT, end_tokens=frozenset())
-    first = chat.add(prompt(25), greedy(8))
-    finish(chat, first)  # 33 tokens, of which the last was never computed
+    first = chat.add(prompt(40), greedy(9))
+    finish(chat, first)  # 49 tokens, of which the last was never computed
     turn = (first.tokens + prompt(40, seed=1))[:shared] + prompt(20, seed=2)
-    turn[shared] = 0 if shared < 33 and first.tokens[shared] != 0 else 1
+    turn[shared] = 0 if shared < 49 and first.tokens[shared] != 0 else 1
+    reused = min(shared, 48) if shared >= MIN_REUSE else 0
     spy.tokens = 0
-    second = chat.add(turn, greedy(8), after=first)
+    second = chat.add(turn, greedy(8))
     (generated,) = finish(chat, second)
-    assert spy.tokens == len(turn) - min(shared, 32) + 7
-    assert model.forward.cells.n_free == 1024 - len(turn) - 7
+    assert second.n_reused == reused
+    assert spy.tokens == len(turn) - reused + 7
     chat.release(second)
+    chat.release(first)
     assert model.forward.cells.n_free == 1024
     assert generated == alone(engine, turn, greedy(8))
 
 
-def test_the_very_same_prompt_again(model: Any, engine: Engine) -> None:
+def test_the_very_same_prompt_again(engine: Engine) -> None:
     """At least the last token is computed: somebody has to give the logits."""
     first = engine.add(prompt(25), greedy(8))
     finish(engine, first)
-    again = engine.add(prompt(25), greedy(8), after=first)
-    assert again.n_computed == 24
+    again = engine.add(prompt(25), greedy(8))
     assert finish(engine, again) == [first.generated]
+    assert again.n_reused == 24
 
 
-def test_a_prefix_is_handed_over_once(model: Any, engine: Engine) -> None:
-    """A second heir finds nothing, and must not believe otherwise; nor after a release."""
-    first = engine.add(prompt(25), greedy(3))
+def test_heirs_of_one_prefix(model: Any, engine: Engine) -> None:
+    """One has the cells and the other a copy of them, whichever comes first; and nothing else."""
+    prompts = [prompt(100) + prompt(n, seed=n) for n in (7, 9)]
+    expected = [alone(engine, tokens, greedy(6)) for tokens in prompts]
+    first = engine.add(prompt(100), greedy(3))
     finish(engine, first)
-    heirs = [engine.add(prompt(30)[:n], greedy(6), after=first) for n in (30, 28)]
-    expected = [alone(engine, prompt(30)[:n], greedy(6)) for n in (30, 28)]
+    heirs = [engine.add(tokens, greedy(6)) for tokens in prompts]
     assert finish(engine, *heirs) == expected
-    engine.release(heirs[0])
-    third = engine.add(prompt(30), greedy(6), after=heirs[0])
-    assert finish(engine, third) == [expected[0]]
+    assert [heir.n_reused for heir in heirs] == [100, 100]
+    for sequence in (first, *heirs):
+        engine.release(sequence)
+    assert model.forward.cells.n_free == 1024
+
+
+def test_the_same_prompt_several_times_is_computed_once(model: Any, engine: Engine) -> None:
+    spy = Spy(model.gather)
+    several = Engine(model.forward, spy, context=CONTEXT, end_tokens=frozenset())
+    expected = alone(engine, prompt(200), greedy(5))
+    sequences = [several.add(prompt(200), greedy(5)) for _ in range(4)]
+    assert finish(several, *sequences) == [expected] * 4
+    assert spy.tokens == 200 + 3 * 1 + 4 * 4
+    assert [sequence.n_reused for sequence in sequences] == [0, 199, 199, 199]
+    for sequence in sequences:
+        several.release(sequence)
+
+
+def test_a_system_prompt_is_copied_and_the_conversation_behind_it_stays(engine: Engine) -> None:
+    system, talk = prompt(40), prompt(150, seed=1)
+    first = engine.add(system + talk, greedy(2))
+    finish(engine, first)
+    other = engine.add(system + prompt(9, seed=2), greedy(2))
+    finish(engine, other)
+    assert other.n_reused == 40
+    again = engine.add(first.tokens + prompt(5, seed=3), greedy(2))
+    finish(engine, again)
+    assert again.n_reused == 191
 
 
 class Failing:
@@ -252,17 +300,194 @@ def test_step_that_failed_can_be_tried_again(model: Any, engine: Engine, at: int
     assert finish(shaky, *sequences) == expected
 
 
-def test_full_cache(model: Any, engine: Engine) -> None:
-    """Four times 280 tokens are more than 1024 cells."""
+def test_kept_cells_are_given_up_when_there_is_no_room(model: Any, engine: Engine) -> None:
+    """The one that was of no use for longest goes first."""
+    kept = [engine.add(prompt(250, seed=n), greedy(2)) for n in range(4)]
+    finish(engine, *kept)
+    assert engine.n_cells_kept == engine.n_cells_used == 4 * 251
+    finish(engine, engine.add(kept[0].tokens, greedy(2)))  # of use
+    finish(engine, engine.add(prompt(250, seed=9), greedy(2)))
+    reused = []
+    for sequence in (kept[0], kept[2], kept[3], kept[1]):
+        again = engine.add(sequence.tokens, greedy(1))
+        finish(engine, again)
+        reused.append(again.n_reused)
+    assert reused == [251, 251, 251, 0]
+
+
+def test_who_finds_no_room_waits(model: Any, engine: Engine) -> None:
+    """Four times 280 tokens are more than 1024 cells: nobody fails, whatever has to be computed
+    again; and the tokens are those that each gets alone."""
+    expected = [alone(engine, prompt(280, seed=n), greedy(None)) for n in range(4)]
     sequences = [engine.add(prompt(280, seed=n), greedy(None)) for n in range(4)]
-    with pytest.raises(HaloError, match=r"KV cache is full \(1024 cells\); use a larger --ctx"):
-        finish(engine, *sequences)
-    engine.release(sequences.pop(0))
-    assert all(len(generated) == 20 for generated in finish(engine, *sequences))
+    engine.step()
+    assert (engine.n_running, engine.n_waiting) == (3, 1)
+    assert finish(engine, *sequences) == expected
 
 
-def test_more_sequences_than_a_step_holds(tiny_model: Path, open_model: Any) -> None:
-    small = open_model(tiny_model, max_tokens=4)
+def test_the_newest_is_computed_again_when_all_go_on_for_longer_than_foreseen(
+    model: Any, engine: Engine
+) -> None:
+    """Five of 300 are admitted with less, and end as if they had been alone."""
+    long = Engine(model.forward, model.gather, context=CONTEXT, end_tokens=frozenset())
+    sequences = [long.add(prompt(20, seed=n), greedy(None)) for n in range(5)]
+    most = 0
+    while any(sequence.finish is None for sequence in sequences):
+        long.step()
+        most = max(most, long.n_running)
+    assert most == 5
+    for sequence in sequences:
+        long.release(sequence)
+    for sequence in sequences:  # so many tokens, a few of them nearly tied
+        assert len(sequence.generated) == CONTEXT - 20
+        assert shortfall(model, sequence) < SAME
+
+
+def test_a_cancelled_sequence_leaves_in_a_step(model: Any, engine: Engine) -> None:
+    decoding, prefilling = engine.add(prompt(5), greedy(None)), engine.add(prompt(200), greedy())
+    waiting = [engine.add(prompt(4, seed=n), greedy(None)) for n in range(MAX_RUNNING)]
+    engine.step()
+    for sequence in (decoding, prefilling, *waiting):
+        engine.release(sequence)
+    assert (engine.n_running, engine.n_waiting) == (0, 0)
+    assert model.forward.cells.n_free == 1024
+    assert engine.step() == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_cancellations_leave_no_cells(model: Any, engine: Engine, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    alive: list[Sequence] = []
+    for _ in range(170):
+        tokens = prompt(int(rng.integers(1, 60)), int(rng.integers(4)))
+        alive.append(engine.add(tokens, greedy(20), user=str(rng.integers(3))))
+        if rng.random() < 0.6:
+            engine.step()
+        if rng.random() < 0.9:
+            sequence = alive.pop(int(rng.integers(len(alive))))
+            (engine.release if rng.random() < 0.5 else engine.end)(sequence)
+        running = sum(s.n_computed for s in alive if s.finish is None)
+        assert engine.n_cells_used == running + engine.n_cells_kept
+    for sequence in alive:
+        engine.end(sequence)
+    assert engine.n_cells_used == engine.n_cells_kept
+    assert (engine.n_running, engine.n_waiting) == (0, 0)
+
+
+def test_a_user_with_one_request_does_not_wait_for_one_with_many(engine: Engine) -> None:
+    """Neither for admission nor for a prompt to be computed."""
+    many = [engine.add(prompt(250, seed=n), greedy(20), user="many") for n in range(30)]
+    engine.step()
+    one = engine.add(prompt(20, seed=99), greedy(3), user="one")
+    steps = 0
+    while one.finish is None:
+        engine.step()
+        steps += 1
+    ended = sum(sequence.finish is not None for sequence in many)
+    assert ended <= 3  # those who ran when it came
+    for sequence in many:
+        engine.release(sequence)
+
+
+def test_prompts_of_several_users_get_on_by_turns(engine: Engine) -> None:
+    a = [engine.add(prompt(250, seed=n), greedy(1), user="a") for n in range(2)]
+    b = engine.add(prompt(250, seed=7), greedy(1), user="b")
+    computed = []
+    for _ in range(4):
+        engine.step()
+        computed.append([sequence.n_computed for sequence in (*a, b)])
+    assert computed == [[128, 0, 0], [128, 0, 128], [250, 0, 134], [250, 12, 250]]
+
+
+class Clock:
+    """A step takes `fixed_s` and `row_s` for each row."""
+
+    def __init__(self, gather: Any, fixed_s: float, row_s: float) -> None:
+        self.gather, self.fixed_s, self.row_s, self.now_s = gather, fixed_s, row_s, 0.0
+        self.rows: list[int] = []
+
+    def ffn(self, layer: int, tokens: int) -> None:
+        if layer == 0:
+            self.now_s += self.fixed_s + self.row_s * tokens
+            self.rows.append(tokens)
+        self.gather.ffn(layer, tokens)
+
+
+@pytest.mark.parametrize("row_s", [0.0, 0.001, 0.01, 0.06])
+def test_a_long_prompt_does_not_stop_others(model: Any, row_s: float) -> None:
+    """Somebody's tokens come at most MAX_ADDED_S later for it, and it gets on all the same."""
+    clock = Clock(model.gather, 0.03, row_s)
+    model.forward.cells = KvCells(1024)
+    engine = Engine(
+        model.forward, clock, context=800, end_tokens=frozenset(), clock=lambda: clock.now_s
+    )
+    decoding = [engine.add(prompt(4, seed=n), greedy(None)) for n in range(2)]
+    engine.step()
+    engine.step()
+    alone_s, rows = 0.03 + 2 * row_s, len(clock.rows)
+    long = engine.add(prompt(250), greedy(1), user="b")
+    while long.finish is None:
+        before_s = clock.now_s
+        assert {new.sequence for new in engine.step()} >= set(decoding)
+        assert clock.now_s - before_s <= alone_s + MAX_ADDED_S + 1e-9
+    assert set(clock.rows[rows:-1]) <= set(ROW_COUNTS)
+    fastest = int(min(128, (alone_s + MAX_ADDED_S - 0.03) / max(row_s, 1e-9))) - 2
+    assert len(clock.rows) - rows <= 1.7 * 250 / fastest + 8
+    for sequence in (*decoding, long):
+        engine.release(sequence)
+
+
+class Even:
+    """Only even tokens; 8 ends the text and may come from the third on."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+
+    def allowed(self) -> NDArray[np.bool_]:
+        allowed = np.zeros(512, np.bool_)
+        allowed[::2] = True
+        if len(self.came) >= 3:
+            allowed[:] = False
+            allowed[8] = True
+        return allowed
+
+    def accept(self, token: int) -> None:
+        self.came.append(token)
+
+
+def test_constraint(model: Any, engine: Engine) -> None:
+    even = Even()
+    ending = Engine(model.forward, model.gather, context=CONTEXT, end_tokens=frozenset({8}))
+    sequence = ending.add(prompt(9), greedy(None), constraint=even)
+    free = ending.add(prompt(9), greedy(5))
+    finish(ending, sequence, free)
+    assert sequence.finish is FinishReason.STOP
+    assert sequence.generated == even.came
+    assert even.came[-1] == 8
+    assert all(token % 2 == 0 for token in even.came)
+    ending.release(sequence)
+    ending.release(free)
+    assert free.generated == alone(engine, prompt(9), greedy(5))
+
+
+class Nothing:
+    def allowed(self) -> NDArray[np.bool_]:
+        return np.zeros(512, np.bool_)
+
+    def accept(self, token: int) -> None: ...
+
+
+def test_who_cannot_go_on_fails_alone(engine: Engine) -> None:
+    stuck = engine.add(prompt(9), greedy(), constraint=Nothing())
+    other = engine.add(prompt(9, seed=1), greedy(5))
+    finish(engine, other)
+    assert stuck.finish is None
+    assert "allows none" in str(stuck.error)
+    assert engine.n_running == 0
+
+
+def test_more_sequences_than_a_step_holds(make_model: Any, open_model: Any) -> None:
+    small = open_model(make_model(quantization="f32"), max_tokens=4)
     engine = Engine(small.forward, small.gather, context=30, end_tokens=frozenset())
     sequences = [engine.add([n + 2, 5, 9], greedy(3)) for n in range(9)]
     expected = [alone(engine, [n + 2, 5, 9], greedy(3)) for n in range(9)]

@@ -170,7 +170,7 @@ def test_more_shapes_than_graphs_are_kept(precise: Path, open_model: Any) -> Non
     model, tokens = open_model(precise), prompt(MAX_GRAPH_SETS + 5)
     sizes = range(1, len(tokens) + 1)
     first = [model.fresh(tokens[:n]) for n in sizes]
-    assert len(model.forward._layers) == len(model.forward._ends) == MAX_GRAPH_SETS
+    assert len(model.forward._layers) == len(model.forward._embeddings) == MAX_GRAPH_SETS
     for n in (1, 2, len(tokens), 1):
         assert np.array_equal(model.fresh(tokens[:n]), first[n - 1])
 

@@ -125,14 +125,14 @@ def test_logprobs(make_generator: MakeGenerator) -> None:
 
 def test_next_turn(make_generator: MakeGenerator) -> None:
     """The text of a turn that reuses the one before is that of the whole prompt afresh."""
-    generator = make_generator()
-    first, _ = run(generator, PROMPT, max_tokens=6)
+    generator, prompt = make_generator(), [*PROMPT, *range(20, 36)]
+    first, _ = run(generator, prompt, max_tokens=6)
     turn = [*first.sequence.tokens, 8, 10, 300]
     params = SamplingParams(temperature=0, max_tokens=6)
-    second = generator.start(turn, params, after=first)
-    assert second.sequence.n_computed == len(PROMPT) + 5
+    second = generator.start(turn, params)
     fresh, pieces = run(make_generator(), turn, max_tokens=6)
     assert list(generator.run(second)) == pieces
+    assert second.sequence.n_reused == len(prompt) + 5
     assert second.text == fresh.text
 
 

@@ -68,6 +68,19 @@ def test_hand_over() -> None:
     assert cells.n_free == 13
 
 
+def test_copy() -> None:
+    cells = KvCells(16)
+    cells.allocate(A, range(2))
+    cells.allocate(B, range(1))
+    cells.allocate(A, range(2, 5))
+    assert cells.copy(A, C, 4) == ([0, 1, 3, 4], [6, 7, 8, 9])
+    assert seen(cells, C, range(3, 4), 16) == [{6, 7, 8, 9}]
+    assert seen(cells, A, range(4, 5), 16) == [{0, 1, 3, 4, 5}]
+    cells.allocate(B, range(1, 4))
+    with pytest.raises(HaloError, match="full"):
+        cells.copy(A, B, 5)
+
+
 def test_full() -> None:
     cells = KvCells(4)
     cells.allocate(A, range(3))

@@ -68,6 +68,9 @@ def test_defaults_are_llama_cpps() -> None:
         ("repetition_penalty", math.inf),
         ("repetition_penalty", math.nan),
         ("repetition_window", -2),
+        ("presence_penalty", 2.1),
+        ("presence_penalty", math.nan),
+        ("frequency_penalty", -2.1),
         ("seed", -2),
         ("seed", 2**64),
         ("max_tokens", 0),
@@ -151,6 +154,63 @@ def test_penalty_window(window: int, token_id: int) -> None:
 def test_penalty_below_one_favours_repetition() -> None:
     sampler = Sampler(SamplingParams(temperature=0, repetition_penalty=0.5))
     assert sampler.sample(vector(4, 3), [1]).token_id == 1
+
+
+def test_presence_and_frequency_look_at_what_was_generated() -> None:
+    """Not at the prompt; a token that came n times loses presence + n * frequency."""
+    params = SamplingParams(temperature=0, presence_penalty=0.5, frequency_penalty=0.3)
+    sampler = Sampler(params)
+    logits = vector(3.0, 2.3, 1.0)
+    # 3.0, then 2.2 and 2.3, then 2.2 and 1.5, then 1.9 and 1.5, then 1.6, then 1.3
+    chosen = [sampler.sample(logits, [0, 0, 1]).token_id for _ in range(7)]
+    assert chosen == [0, 1, 0, 0, 0, 1, 0]
+
+
+def test_negative_presence_favours_what_was_generated() -> None:
+    sampler = Sampler(SamplingParams(temperature=0, presence_penalty=-2))
+    assert sampler.sample(vector(1, 0), []).token_id == 0
+    assert sampler.sample(vector(0, 1), []).token_id == 0
+
+
+class Only:
+    """A constraint that allows some tokens of a longer or shorter vocabulary."""
+
+    def __init__(self, *tokens: int, vocab: int = 6) -> None:
+        self.mask = np.zeros(vocab, np.bool_)
+        self.mask[list(tokens)] = True
+        self.came: list[int] = []
+
+    def allowed(self) -> NDArray[np.bool_]:
+        return self.mask
+
+    def accept(self, token: int) -> None:
+        self.came.append(token)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("vocab", [4, 6, 9])
+def test_a_constraint_comes_before_the_filters(temperature: float, vocab: int) -> None:
+    """The likeliest that is allowed, though the likeliest of all is a thousand times as likely."""
+    only = Only(2, 3, vocab=vocab)
+    params = SamplingParams(temperature=temperature, top_k=1, logprobs=1)
+    sampled = Sampler(params, only).sample(vector(9, 8, 1, 2, 0, 0), [])
+    assert sampled.token_id == 3
+    assert only.came == [3]
+    assert sampled.top_logprobs[0][0] == 0  # of the raw logits
+
+
+def test_a_constraint_with_probabilities() -> None:
+    only = Only(1, 2)
+    sampler = Sampler(SamplingParams(temperature=1, seed=1, **OFF), only)
+    counts = np.bincount([sampler.sample(logs(0.8, 0.05, 0.15), []).token_id for _ in range(4000)])
+    assert counts[0] == 0
+    assert counts[1] / 4000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_constraint_that_allows_nothing() -> None:
+    for only in (Only(), Only(5)):
+        with pytest.raises(HaloError, match="allows none"):
+            Sampler(SamplingParams(), only).sample(vector(1, 2, 3), [])
 
 
 # --- filters, by hand: probabilities 0.5, 0.3, 0.15, 0.05 in another order ---

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,16 @@ def test_what_a_process_of_a_device_is_given(spec: LabSpec) -> None:
             lab.spawn("n9", ["true"])
         with pytest.raises(HaloError, match="is up already; `halo lab down test-lab`"):
             Lab(spec)
+
+
+def test_caches_of_their_own(spec: LabSpec, tmp_path: Path) -> None:
+    with Lab(replace(spec, own_caches=True)) as lab:
+        root = Path(lab.environment()["HALO_EDGE_CACHE"])
+        assert root.is_dir()
+        assert root.is_relative_to(tmp_path)
+    assert not root.exists()
+    with Lab(spec) as lab:
+        assert lab.environment()["HALO_EDGE_CACHE"] == str(tmp_path)
 
 
 def test_tcp_uses_cubic_whatever_the_host_uses(spec: LabSpec) -> None:

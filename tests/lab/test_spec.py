@@ -30,6 +30,12 @@ def test_devices() -> None:
         spec.device("n3")
 
 
+def test_caches_are_shared_unless_it_is_said() -> None:
+    toml = b"[[device]]\nname = 'n0'\n"
+    assert not parse_spec(toml, "lab").own_caches
+    assert parse_spec(b"own_caches = true\n" + toml, "lab").own_caches
+
+
 def test_events_are_in_order_of_their_times() -> None:
     text = 'at_s = 9\naction = "join"\ndevice = "n1"\n[[event]]\nat_s = 8\naction = "cut"\n'
     spec = parse_spec(event(text + 'device = "n1"'), "x")

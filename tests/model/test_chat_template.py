@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_edge.errors import HaloError
-from halo_edge.model.chat_template import ChatTemplate, Message
+from halo_edge.model.chat_template import ChatTemplate, Message, ToolCall
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.tokenizer import Tokenizer
 
@@ -80,6 +80,25 @@ def test_what_hugging_face_lets_templates_call() -> None:
         '[{"role": "system", "content": "Be brief."}]'
     )
     assert render("{{ tools is none and documents is none }}", []) == "True"
+
+
+def test_tools_and_calls() -> None:
+    source = (
+        "{% for tool in tools %}{{ tool.function.name }};{% endfor %}"
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+        "{% if 'tool_calls' in m %}{{ m.tool_calls | tojson }}{% endif %}"
+        "{% if m.tool_call_id is defined %}={{ m.tool_call_id }}{% endif %};{% endfor %}"
+    )
+    messages = [
+        Message("user", "when?"),
+        Message("assistant", "", tool_calls=(ToolCall("7", "time", {"zone": "UTC"}),)),
+        Message("tool", "noon", tool_call_id="7"),
+    ]
+    call = '[{"id": "7", "type": "function", "function": {"name": "time", "arguments": '
+    call += '{"zone": "UTC"}}}]'
+    tools = [{"type": "function", "function": {"name": "time"}}]
+    text = ChatTemplate(source, tokenizer()).render(messages, tools=tools)
+    assert text == f"time;user:when?;assistant:{call};tool:noon=7;"
 
 
 def test_a_template_may_refuse() -> None:

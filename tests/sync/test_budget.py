@@ -52,6 +52,37 @@ def test_sequences_pay_for_themselves() -> None:
     assert budget.fullness({ONE: 0, TWO: 0}) == pytest.approx(1 / K_CAP_TOKENS)
 
 
+def test_an_account_may_earn_more_or_nothing() -> None:
+    budget = Budget(0.01)
+    budget.open(ONE, 0.0)
+    budget.open(TWO, 0.1)
+    for _ in range(100):
+        budget.earn(ONE, 1)
+        budget.earn(TWO, 1)
+    assert not budget.covers({ONE: 1e-12, TWO: 0.01})
+    assert budget.covers({TWO: 0.1 * K_CAP_TOKENS})
+    assert budget.fullness({TWO: 0}) == 1.0
+    assert budget.fullness({ONE: 0, TWO: 0}) == 0.0
+    budget.charge({TWO: 0.3})
+    assert budget.close(TWO) == pytest.approx(0.3)
+    assert budget.close(TWO) == 0.0
+    budget.earn(TWO, 1)  # as all others again
+    assert budget.account(TWO).level == pytest.approx(0.01)
+
+
+def test_what_most_earn_may_change() -> None:
+    budget = Budget(0.1)
+    budget.open(ONE, 0.0)
+    budget.earn(TWO, 1)
+    budget.charge({TWO: 0.02})
+    budget.change(0.01)
+    for sequence in (ONE, TWO):
+        budget.earn(sequence, 1)
+    assert budget.account(ONE).level == 0
+    assert budget.account(TWO).level == pytest.approx(0.01)
+    assert budget.close(TWO) == pytest.approx(0.02)
+
+
 def test_accounts_are_bounded() -> None:
     budget = Budget(0.01)
     budget.charge({ONE: 1.0})
@@ -64,6 +95,8 @@ def test_accounts_are_bounded() -> None:
 def test_a_budget_is_a_finite_amount(nats: float) -> None:
     with pytest.raises(ValueError, match="nats a token"):
         Budget(nats)
+    with pytest.raises(ValueError, match="nats a token"):
+        Budget(0.1).open(ONE, nats)
 
 
 @given(

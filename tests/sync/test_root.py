@@ -128,6 +128,21 @@ def test_a_gap_in_a_partial_is_asked_for() -> None:
     assert Want.decode(memoryview(said.payload), 4) == Want(False, 2, 0b1010)
 
 
+def test_what_came_because_it_was_asked_for_is_counted_by_place() -> None:
+    play = Play()
+    play.partials(ONE, 0, 2)
+    play.root.datagrams(NOW + 0.01)
+    for chunk in (1, 3):
+        answer = play.hands[ONE].say(Message.PARTIAL, chunk=chunk, stamp=7, payload=bytes(204))
+        play.root.receive(answer, NOW + 0.02)
+    play.partials(TWO, 0, 1, 2, 3)
+    assert play.root.recovered == {(ONE, 2): 2}
+    assert play.root.statistics.chunks_recovered == 2
+    following = root_of(ONE, TWO)
+    following.follow(play.root)
+    assert following.recovered == {(ONE, 2): 2}
+
+
 def test_an_answer_that_does_not_come_is_asked_for_with_growing_patience() -> None:
     play = Play()
     recovery = Recovery()

@@ -1,8 +1,8 @@
 """From the command to the first token of `halo run`, on four devices in the lab: cold, with empty
 caches of shards and benchmarks, and warm, with what a longer generation left there.
 
-Each cold start has a fresh directory for the user's cache, and the model's file is not in the page
-cache (as far as nobody else has it mapped). Workers wait for a root, as they would.
+Each device has a cache of its own, empty at each cold start, and the model's file is not in the
+page cache (as far as nobody else has it mapped). Workers wait for a root, as they would.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,7 +28,6 @@ from halo_edge.lab.lab import Lab
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.shapes import read_shape
 from halo_edge.lab.spec import LabSpec
-from halo_edge.model.cache import user_cache
 from halo_edge.plan.model_shape import ModelShape
 from halo_edge.plan.plan import split
 
@@ -107,15 +105,16 @@ class Row:
 
 def _spec() -> LabSpec:
     made = lab_spec("bench-start", DEVICES, link=LINK)
-    return replace(made, devices=tuple(replace(each, up=LINK, down=LINK) for each in made.devices))
+    devices = tuple(replace(each, up=LINK, down=LINK) for each in made.devices)
+    return replace(made, devices=devices, own_caches=True)
 
 
 def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
     model, limit_s = settings.model, settings.size.limit_s
-    with _fresh_cache() as cache, Lab(_spec(), tell) as lab:
+    with tempfile.TemporaryDirectory(prefix="bench-start-") as directory, Lab(_spec(), tell) as lab:
         lab.start_workers()
         _drop_pages(model)
-        command, log = case.command(model, 1), cache / "root.log"
+        command, log = case.command(model, 1), Path(directory) / "root.log"
         cold_s = _first_token_s(lab, command, log, limit_s)
         counters = lab.counters()
         packets = sum(counters[worker.name].down.offered for worker in lab.spec.workers)
@@ -124,23 +123,6 @@ def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[
         warnings = lab.warnings()
     must_move_bytes = case.must_move_bytes(read_shape(str(model)))
     return Sample(cold_s, warm_s, packets, must_move_bytes), warnings
-
-
-@contextmanager
-def _fresh_cache() -> Iterator[Path]:
-    """A directory on the same disk that is the user's cache meanwhile, of all that is started."""
-    name, usual = "HALO_EDGE_CACHE", user_cache()
-    usual.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get(name)
-    with tempfile.TemporaryDirectory(prefix="bench-start-", dir=usual) as directory:
-        os.environ[name] = directory
-        try:
-            yield Path(directory)
-        finally:
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before
 
 
 def _drop_pages(path: Path) -> None:

@@ -19,8 +19,9 @@ from halo_edge.errors import HaloError
 # Each in the module of this package that has a function of its name.
 _COMMANDS: Final = MappingProxyType(
     {
-        "run": "generate",
-        "chat": "generate",
+        "run": "run",
+        "chat": "chat",
+        "serve": "serve",
         "pull": "models",
         "perplexity": "models",
         "calibrate": "calibrate",

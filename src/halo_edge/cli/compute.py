@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -17,9 +18,23 @@ from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL, resolve_model
 
 
+def note(line: str) -> None:
+    """In the middle of an answer."""
+    notes.print(f"\n{line}", style="dim", markup=False, soft_wrap=True)
+
+
 @contextmanager
-def compute_session(options: ComputeOptions, context: int | None) -> Iterator[Session]:
-    """Raises `HaloError` for anything that keeps the model or the workers from being used.
+def compute_session(
+    options: ComputeOptions,
+    context: int | None,
+    *,
+    tell: Callable[[str], None] = note,
+    kv_bytes: int = 0,
+) -> Iterator[Session]:
+    """`tell` is given a line for the user when there is a new plan, in any thread. `kv_bytes`: for
+    the KV cache, where several sequences share it.
+
+    Raises `HaloError` for anything that keeps the model or the workers from being used.
 
     What was to be traced is written when the body has ended without an exception.
     """
@@ -28,9 +43,9 @@ def compute_session(options: ComputeOptions, context: int | None) -> Iterator[Se
         model, profile = model_path(options.model), None
         if options.several_devices:
             profile = chosen_profile(options.profile, model)
-        session_options = options.session(model, context, profile)
+        session_options = replace(options.session(model, context, profile), kv_bytes=kv_bytes)
         with byte_progress("sending shards") as progress:
-            session = stack.enter_context(open_session(session_options, _summed(progress), _note))
+            session = stack.enter_context(open_session(session_options, _summed(progress), tell))
         if options.several_devices and profile is None and options.profile is None:
             hint(model)
         if options.impair:
@@ -71,11 +86,6 @@ def _write(timeline: Timeline, file: TextIO) -> None:
                 markup=False,
                 soft_wrap=True,
             )
-
-
-def _note(line: str) -> None:
-    """In the middle of an answer."""
-    notes.print(f"\n{line}", style="dim", markup=False, soft_wrap=True)
 
 
 def _summed(progress: Callable[[int, int | None], None]) -> Callable[[int], None]:

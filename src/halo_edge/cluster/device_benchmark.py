@@ -76,7 +76,8 @@ def measure_device(
     budget_s: float = BUDGET_S,
     deadline_s: float = DEADLINE_S,
 ) -> DeviceProfile:
-    """Any thread may, while nothing else of the process computes.
+    """Any thread may. Beside something else of the process that computes, the pieces of the
+    protocol take up to half as long again, and the products a tenth.
 
     `memory_bytes`: what it may take, and then gives back. A slow device repeats less, and when
     `deadline_s` have passed by the clock only ends what it has begun. Raises `HaloError` for a

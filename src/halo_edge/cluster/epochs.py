@@ -24,6 +24,7 @@ from halo_edge.compute.partials import PartialSum
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import RowEncoder, WireCodec
+from halo_edge.groups.profile import Floats
 from halo_edge.groups.sketch import Sketch
 from halo_edge.plan.plan import Plan
 from halo_edge.sync.ids import ROOT, DeviceId
@@ -67,6 +68,11 @@ class Epochs:
         self._holdings: Holdings | None = None
         self._reading_s: dict[range, float] = {}
         self._last_own: tuple[range, FfnGraphs] | None = None
+
+    def sketches(self) -> Floats | None:
+        """A copy of the sketch of every layer for the last step's first token, f32[L, K]; None
+        without a profile. Between steps."""
+        return None if self._sketch is None else self._sketch.first()
 
     def make(self, plan: Plan, workers: Mapping[DeviceId, WorkerInfo]) -> Epoch:
         """The next epoch. `workers`: those that take part; the others' shares have to be empty.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from halo_edge.cluster.links import RootLink
+from halo_edge.cluster.relaxation import Place
 from halo_edge.cluster.relaxing import Filled, Relaxing
 from halo_edge.cluster.stand_in import StandIn
 from halo_edge.engine.trace import Activity, Tracer
@@ -42,6 +43,7 @@ class Counts:
 
     filled: Filled = field(default_factory=Filled)
     taken_over: Counter[int] = field(default_factory=Counter)  # chunks, by device
+    taken_over_at: Counter[Place] = field(default_factory=Counter)
     away: Counter[int] = field(default_factory=Counter)  # how often, by device
 
 
@@ -203,6 +205,7 @@ class Ladder:
             start, stop = spans[chunk]
             rounds.supply(device, chunk, partial[start:stop])
         self._counts.taken_over[device] += len(chunks)
+        self._counts.taken_over_at[device, layer] += len(chunks)
         self._owing.add(device)
 
     def _check_membership(self) -> None:

@@ -21,6 +21,9 @@ LEVELS: Final[Mapping[str, float]] = {"strict": STRICT, "balanced": BALANCED, "f
 
 MAX_COPIES: Final = 4
 
+Place = tuple[int, int]
+"""A device's part of a layer: (device, layer)."""
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -56,6 +59,15 @@ class RelaxOptions:
         if not self.recovery:
             return True
         return self.kl_budget > 0 if self.waiting is Waiting.BUDGET else self.waiting != Waiting.ALL
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Chunks of partials that did not come by themselves, since the session began."""
+
+    recovered: Mapping[Place, int] = field(default_factory=dict)
+    filled: Mapping[Place, int] = field(default_factory=dict)
+    taken_over: Mapping[Place, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_edge.cluster.relaxation import RelaxOptions
+from halo_edge.cluster.relaxation import Place, RelaxOptions
 from halo_edge.cluster.waiting import choice_of
 from halo_edge.compute.activations import StepInputs
 from halo_edge.compute.wire import WireCodec
@@ -42,6 +42,7 @@ class Filled:
 
     chunks: int = 0
     nats: float = 0.0
+    at: Counter[Place] = field(default_factory=Counter)
     by_device: Counter[int] = field(default_factory=Counter)
     by_layer: Counter[int] = field(default_factory=Counter)
     nats_by_layer: dict[int, float] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Filled:
     def add(self, device: int, layer: int, chunks: int, nats: float) -> None:
         self.chunks += chunks
         self.nats += nats
+        self.at[device, layer] += chunks
         self.by_device[device] += chunks
         self.by_layer[layer] += chunks
         self.nats_by_layer[layer] = self.nats_by_layer.get(layer, 0.0) + nats
@@ -70,6 +72,8 @@ class Relaxing:
         filled: Filled,
     ) -> None:
         self.filled = filled
+        self.fullness = 1.0
+        """Of the emptiest bucket when the step began. Any thread may ask."""
         self._inputs = inputs
         self._sketch = sketch
         self._damage = damage
@@ -104,15 +108,16 @@ class Relaxing:
         `overdue`: everything the round waits for. `otherwise_s`: how long it takes to get a
         device's partial without it.
         """
-        candidates = {}
+        candidates, missing = [], {}
         for late in overdue:
             charges = self._charges(rounds, late)
             wait_s = min(late.expected_s, otherwise_s(late.device))
-            candidates[late.device] = Candidate(late.device, wait_s, charges)
-        chosen = self._choice.choose(list(candidates.values()), self._static)
-        for candidate in chosen:
+            candidates.append(Candidate(late.device, wait_s, charges))
+            missing[late.device] = late.missing
+        for candidate in self._choice.choose(candidates, self._static):
             self.budget.charge(candidate.charges)
-            self._supply(rounds, candidate.device, candidate.nats)
+            # Nothing that was not judged: more may be on its way, of rows that must be exact.
+            self._supply(rounds, candidate.device, missing[candidate.device], candidate.nats)
 
     def learn(self, rounds: RootRounds) -> bool:
         """Take in the partials of the round, which is complete; whether it was its turn."""
@@ -143,7 +148,8 @@ class Relaxing:
             }
         for owner, rows in self._owners.items():
             self.budget.earn(owner, len(rows))
-        self._choice.begin_step(self.budget.fullness(dict.fromkeys(self._owners, 0.0)))
+        self.fullness = self.budget.fullness(dict.fromkeys(self._owners, 0.0))
+        self._choice.begin_step(self.fullness)
 
     def _charges(self, rounds: RootRounds, late: Overdue) -> dict[SequenceKey, float]:
         layer, tokens = self._layer, self._tokens
@@ -174,7 +180,7 @@ class Relaxing:
     def _static(self, device: DeviceId) -> float:
         return self._damage.static(self._layer, device)
 
-    def _supply(self, rounds: RootRounds, device: DeviceId, nats: float) -> None:
+    def _supply(self, rounds: RootRounds, device: DeviceId, missing: int, nats: float) -> None:
         layer, tokens = self._layer, self._tokens
         surrogate, values = self._surrogates.get(device), self._values[:tokens]
         if surrogate is None:  # it holds no neurons
@@ -182,7 +188,7 @@ class Relaxing:
         else:
             surrogate.fill(layer, self._sketch.of(layer, tokens), values)
         encoded, spans = self._encoder.encode(tokens), rounds.partial_spans
-        chunks = chunks_of(rounds.missing(device))
+        chunks = chunks_of(missing)
         for chunk in chunks:
             start, stop = spans[chunk]
             rounds.supply(device, chunk, encoded[start:stop])

@@ -24,6 +24,11 @@ from halo_edge.sync.ids import ROOT, DeviceId
 
 # Leaving a session does not wait longer for a plan that is under way.
 CLOSE_TIMEOUT_S: Final = 1.0
+# A first step that takes longer is planned beside; and if nobody asks for one in so long, there is
+# a plan when somebody does.
+FIRST_STEP_S: Final = 10.0
+IDLE_S: Final = 1.0
+FIRST_STEP_POLL_S: Final = 0.02
 # How often the planner is asked whether there is a better plan.
 POLL_S: Final = 1.0
 # More different workers than anybody has, in one session; what comes then is not let in.
@@ -78,14 +83,29 @@ class Replanner:
         """From now on; the plan in use was made for these workers."""
         self._start(self._follow)
 
-    def plan_and_follow(self) -> None:
-        """From now on; the plan in use is one without them, until there is a better one."""
-        self._start(self._plan_and_follow)
+    def plan_and_follow(self, begun_steps: Callable[[], int]) -> None:
+        """From now on; the plan in use is one without them, until there is a better one.
+
+        That is thought of when the first of the steps that were begun is done: planning, and
+        loading, would take processors from it, and the first token is waited for.
+        """
+
+        def run() -> None:
+            self._let_first_step_end(begun_steps)
+            self._plan_first()
+            self._follow()
+
+        self._start(run)
 
     def put(self, event: Came | Left | Needed) -> None:
         """Any thread may. What is more than anybody causes is not heard of."""
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(event)
+
+    @property
+    def known(self) -> Workers:
+        """All that are, or were, there. Any thread may ask."""
+        return dict(self._workers)
 
     def close(self) -> None:
         """Nothing is replanned from now on."""
@@ -106,7 +126,16 @@ class Replanner:
         self._thread = threading.Thread(target=guarded, name="replanner", daemon=True)
         self._thread.start()
 
-    def _plan_and_follow(self) -> None:
+    def _let_first_step_end(self, begun_steps: Callable[[], int]) -> None:
+        began = time.monotonic()
+        while not self._closed and (steps := begun_steps()) < 2:
+            if time.monotonic() - began > (FIRST_STEP_S if steps else IDLE_S):
+                return
+            time.sleep(FIRST_STEP_POLL_S)
+
+    def _plan_first(self) -> None:
+        if self._closed:
+            return
         workers = self._chosen(self._members)
         try:
             made = self._planner.plan(workers)
@@ -121,7 +150,6 @@ class Replanner:
         else:
             self._ready = _parts(made.plan)
             self._in_use(made.plan, workers)
-        self._follow()
 
     def _follow(self) -> None:
         while not self._closed:

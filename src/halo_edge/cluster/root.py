@@ -5,6 +5,8 @@ The rounds themselves are in `rounds_ffn.py`, and what a plan makes of them in `
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
@@ -14,11 +16,13 @@ from halo_edge.cluster.discovery import check_usable
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
+from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_scheduling import live_scheduling
 from halo_edge.cluster.membership import Came, Left, Membership, Needed
 from halo_edge.cluster.messages import WorkerInfo
+from halo_edge.cluster.overview import Members, Overview, Own, overview_of
 from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
-from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.replanner import Replanner, in_words
 from halo_edge.cluster.root_end import RootEnd
 from halo_edge.cluster.rounds_ffn import RoundsFfn
@@ -33,9 +37,11 @@ from halo_edge.compute.wire import WireCodec
 from halo_edge.engine.trace import Tracer
 from halo_edge.errors import HaloError
 from halo_edge.groups.placement import placed
+from halo_edge.groups.profile import Floats
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.plan.plan import Plan
+from halo_edge.sync.budget import SequenceKey
 from halo_edge.sync.ids import DeviceId
 from halo_edge.sync.peer import LinkReport
 from halo_edge.sync.statistics import Statistics
@@ -75,6 +81,10 @@ class Cluster:
         self._replanner: Replanner | None = None
         self._scheduled: Scheduling | None = None
         self._tell = tell
+        self._heard: Mapping[DeviceId, WorkerInfo] = {}
+        self._loading: frozenset[DeviceId] = frozenset()
+        self.noticed: Callable[[Came | Left], None] = lambda _: None
+        """Is told, in whatever thread, which workers come and go."""
         self.workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
         self.name = uuid4().hex
         profile = options.profile
@@ -96,6 +106,7 @@ class Cluster:
         does. Raises `HaloError` for a worker that refuses, or does not answer.
         """
         options, wire = self._options, self._options.wire
+        self._own = Own(socket.gethostname(), runtime.threads, read_limits().memory_bytes)
         self._end = end = RootEnd(options.transport, self.workers)
         encoder = WireCodec(wire.x, self._params.hidden).encoder(activations.x)
         terms = end.terms(
@@ -124,6 +135,7 @@ class Cluster:
         alone = scheduling.alone() if scheduling is not None and end.may_change else None
         if alone:
             self._plan = alone
+            self._loading = frozenset(self.workers)
             epoch = epochs.alone(alone)
         else:
             made = planner.plan(self.workers)
@@ -156,7 +168,8 @@ class Cluster:
                 self._tell,
             )
             if alone:
-                self._replanner.plan_and_follow()
+                clock = self._gather.between
+                self._replanner.plan_and_follow(lambda: clock.begun_steps)
             else:
                 self._replanner.follow()
         return self._gather
@@ -188,6 +201,16 @@ class Cluster:
         if self._scheduled is not None:
             self._scheduled.relax(options.kl_budget)
 
+    def open_account(self, sequence: int, nats_per_token: float) -> None:
+        """A sequence of the engine's, about to begin, has a budget of its own. In the engine's
+        thread. Raises `HaloError` for what takes a profile and has none."""
+        self._opened().open_account(SequenceKey(sequence), nats_per_token)
+
+    def close_account(self, sequence: int) -> float:
+        """A sequence has ended; the predicted damage of what it went on without, in nats. In the
+        engine's thread."""
+        return self._opened().close_account(SequenceKey(sequence))
+
     @property
     def statistics(self) -> Statistics:
         """Of the root's rounds, of all epochs."""
@@ -201,6 +224,42 @@ class Cluster:
     def link_reports(self) -> dict[DeviceId, LinkReport]:
         """How the links to the workers are at present."""
         return self._opened().link_reports()
+
+    @property
+    def away(self) -> frozenset[DeviceId]:
+        """The workers that are taken for gone at present. Any thread may ask."""
+        return self._opened().away
+
+    def sketches(self) -> Floats | None:
+        """See `Epochs.sketches`."""
+        return None if self._epochs is None else self._epochs.sketches()
+
+    def happened(self) -> Happened:
+        """Where chunks did not come by themselves."""
+        return self._opened().happened()
+
+    def hear(self) -> None:
+        """Ask the workers in use how they are, for `overview`. It may take seconds."""
+        rounds, membership, heard = self._opened(), self._membership, {}
+        for device, name in rounds.ready.items():
+            if device not in rounds.away and not membership.has_left(name):
+                with contextlib.suppress(HaloError):  # they may be on their way out
+                    heard[device] = membership.ask(name)
+        self._heard = heard
+
+    def overview(self) -> Overview:
+        """What is known of the session and its devices. Any thread may ask."""
+        rounds, left = self._opened(), self._membership.has_left
+        known = self._replanner.known if self._replanner is not None else {}
+        known = {**self.workers, **known, **self._heard}
+        members = Members(
+            known,
+            rounds.ready,
+            self._loading,
+            rounds.away,
+            {worker.worker for worker in known.values() if left(worker.worker)},
+        )
+        return overview_of(self.plan, self.packing.shape, members, rounds, self._own)
 
     def traces(self) -> list[DeviceTrace]:
         """What the workers recorded. Raises `HaloError` for one that does not answer."""
@@ -233,7 +292,12 @@ class Cluster:
         """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
         assert self._epochs is not None
         workers = self._with_part(plan, workers)
-        self._adopt(plan, workers, self._epochs.make(plan, workers))
+        self._loading = frozenset(workers)
+        try:
+            epoch = self._epochs.make(plan, workers)
+        finally:
+            self._loading = frozenset()
+        self._adopt(plan, workers, epoch)
 
     def _replan_in_a_hurry(self, plan: Plan, workers: Workers) -> bool:
         """The same, but strict for now; whether `_replan` would be more than that."""
@@ -294,5 +358,6 @@ class Cluster:
             self._replanner.put(Needed(worker))
 
     def _changed(self, event: Came | Left) -> None:
+        self.noticed(event)
         if self._replanner is not None:
             self._replanner.put(event)

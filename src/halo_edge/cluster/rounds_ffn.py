@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.ladder import Counts, Ladder, RoundPausedError
 from halo_edge.cluster.links import RootLink
-from halo_edge.cluster.relaxation import RelaxOptions, Spent
+from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.wire import RowEncoder
 from halo_edge.engine.trace import Activity, Tracer
 from halo_edge.errors import HaloError
-from halo_edge.sync.budget import Budget
+from halo_edge.sync.budget import Budget, SequenceKey
 from halo_edge.sync.ids import DeviceId, RoundId
 from halo_edge.sync.peer import LinkReport
 
@@ -74,6 +75,8 @@ class RoundsFfn:
         self._next: Epoch | None = None
         self._epoch = epoch
         self._may_relax = epoch.relaxable is not None  # of any epoch: one in a hurry is strict
+        self._budget = Budget(options.kl_budget)
+        self._on_request = False  # whether a sequence has had a budget where there is none
         self.relax(options)
 
     def ffn(self, layer: int, tokens: int) -> None:
@@ -146,16 +149,26 @@ class RoundsFfn:
             self._link.wait(PAUSED_WAIT_S)
 
     def relax(self, options: RelaxOptions) -> None:
-        """From the next step on, with a full budget. Raises `HaloError` for what takes a profile
-        and has none."""
-        if options.relaxes and not self._may_relax:
-            raise HaloError(
-                "going on without chunks takes a profile, which says what that would cost; make "
-                "one with `halo calibrate`, or be strict"
-            )
+        """From the next step on, for all sequences that have no budget of their own. Raises
+        `HaloError` for what takes a profile and has none."""
+        if options.relaxes:
+            self._check_relaxable()
         self._options = options
-        self._budget = Budget(options.kl_budget)
+        self._budget.change(options.kl_budget)
         self._begin()
+
+    def open_account(self, sequence: SequenceKey, nats_per_token: float) -> None:
+        """The sequence, which is about to begin, has a budget of its own. Between steps. Raises
+        `HaloError` for what takes a profile and has none."""
+        if nats_per_token > 0 and self._relaxing is None:
+            self._check_relaxable()
+            self._on_request = True
+            self._begin()
+        self._budget.open(sequence, nats_per_token)
+
+    def close_account(self, sequence: SequenceKey) -> float:
+        """The sequence has ended; what it has spent, in nats."""
+        return self._budget.close(sequence)
 
     def adopt(self, epoch: Epoch) -> None:
         """Another plan, from the next step on. Any thread may say so; the last one counts."""
@@ -165,6 +178,36 @@ class RoundsFfn:
     def members(self) -> Mapping[DeviceId, str]:
         """The workers of the plan in use, by name."""
         return self._epoch.workers
+
+    @property
+    def ready(self) -> Mapping[DeviceId, str]:
+        """Those of the plan that is in use from the next step on. Any thread may ask."""
+        following = self._next
+        return (following or self._epoch).workers
+
+    @property
+    def away(self) -> frozenset[DeviceId]:
+        """The workers that are taken for gone at present. Any thread may ask."""
+        return self._epoch.rounds.away
+
+    @property
+    def budget_fullness(self) -> float | None:
+        """0 ... 1, of the emptiest budget of the step; None where nothing is relaxed. Any thread
+        may ask."""
+        relaxing = self._relaxing
+        return None if relaxing is None else min(1.0, relaxing.fullness)
+
+    def recovered_by_device(self) -> Mapping[int, int]:
+        """Chunks of partials that came because they had been asked for. Any thread may ask."""
+        by_device: Counter[int] = Counter()
+        for (device, _), chunks in dict(self._epoch.rounds.recovered).items():
+            by_device[device] += chunks
+        return by_device
+
+    def happened(self) -> Happened:
+        """Where chunks did not come by themselves. Between steps, or a little out of date."""
+        counts, rounds = self._counts, self._epoch.rounds
+        return Happened(dict(rounds.recovered), dict(counts.filled.at), dict(counts.taken_over_at))
 
     @property
     def own_times(self) -> DecodeTimes:
@@ -198,6 +241,13 @@ class RoundsFfn:
         epoch = self._epoch
         return {device: epoch.rounds.link(device) for device in epoch.workers}
 
+    def _check_relaxable(self) -> None:
+        if not self._may_relax:
+            raise HaloError(
+                "going on without chunks takes a profile, which says what that would cost; make "
+                "one with `halo calibrate`, or be strict"
+            )
+
     def _switch(self) -> None:
         epoch, self._next = self._next, None
         assert epoch is not None
@@ -215,7 +265,7 @@ class RoundsFfn:
             max_copies=options.max_copies, away_after_s=AWAY_AFTER_S if stands_in else math.inf
         )
         self._relaxing = None
-        if epoch.relaxable is not None and options.relaxes:
+        if epoch.relaxable is not None and (options.relaxes or self._on_request):
             self._relaxing = epoch.relaxable.relaxing(options, self._budget, self._counts.filled)
         self._ladder = Ladder(
             epoch.rounds,

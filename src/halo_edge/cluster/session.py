@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SessionOptions:
     """`workers`: with `control`, how many to wait for (None: all found); without, how many to start
-    on this machine (0: none). `threads`: of every process on this machine. `tracer`: a `Recorder`,
-    also has the workers record."""
+    on this machine (0: none). `threads`: of every process on this machine. `kv_bytes`: for the KV
+    cache, where several sequences are to share it. `tracer`: a `Recorder`, also has the workers
+    record."""
 
     model: Path
     threads: int = 1
@@ -46,6 +47,7 @@ class SessionOptions:
     control: ControlOptions | None = None
     rounds: RoundsOptions = field(default_factory=RoundsOptions)
     tracer: Tracer = field(default_factory=Tracer)
+    kv_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,11 @@ def open_session(
 
 def _load(options: SessionOptions) -> LoadedModel:
     return load(
-        options.model, threads=options.threads, context=options.context, tracer=options.tracer
+        options.model,
+        threads=options.threads,
+        context=options.context,
+        kv_bytes=options.kv_bytes,
+        tracer=options.tracer,
     )
 
 

@@ -70,6 +70,8 @@ class RootClock:
     over the last; for steps of one token."""
 
     def __init__(self) -> None:
+        self.begun_steps = 0
+        """Of however many tokens. Any thread may ask."""
         self.rounds = 0
         """Any thread may ask, also for the means; 0 where there is none yet."""
         self.round_s = 0.0
@@ -81,6 +83,7 @@ class RootClock:
 
     def begin(self, layer: int) -> None:
         """A round begins."""
+        self.begun_steps += not layer
         self._begun_cpu_s = time.thread_time()
         if self._ended_cpu_s is None:
             return

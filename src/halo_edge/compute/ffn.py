@@ -19,8 +19,9 @@ from halo_edge.compute.runtime import Arena, Graph, Runtime
 from halo_edge.compute.weights import Matrix
 from halo_edge.model.gguf_file import GgufFile
 
-# Token counts for which graphs are kept: decode, whole prefill chunks, and a few remainders.
-MAX_GRAPH_SETS: Final = 12
+# Token counts for which graphs are kept: decode of a few users or many, prefill chunks beside it,
+# whole ones, and a few remainders. A quarter of a MB each for 22 layers.
+MAX_GRAPH_SETS: Final = 32
 # Tensors of a graph, and of each tile: three matrices and their products, two concatenations, a
 # view, a copy, a sum.
 _NODES: Final = 12

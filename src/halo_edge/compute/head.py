@@ -30,21 +30,20 @@ def build_head(
     gguf: GgufFile,
     params: HyperParameters,
     vocabulary: range,
-    tokens: int,
     selected: NDArray[np.int32],
     acts: Activations,
     logits: NDArray[np.float32],
 ) -> Graph:
     """Logits of the step's rows named by `selected`, for the vocabulary rows `vocabulary`.
 
-    `tokens`: rows in the step; `selected`: i32[n]; `logits`: f32[>= n, len(vocabulary)], written.
+    `selected`: i32[n]; `logits`: f32[>= n, len(vocabulary)], written.
     The last layer's FFN is added here, as attention adds those before.
     """
     c = GraphContext(nodes=24)
     ctx, width = c.ctx, params.hidden
     rows = c.external(ggml.GGML_TYPE_I32, (len(selected),), selected)
-    hidden = c.external(ggml.GGML_TYPE_F32, (width, tokens), acts.hidden)
-    ffn = c.external(ggml.GGML_TYPE_F32, (width, tokens), acts.ffn)
+    hidden = c.external(ggml.GGML_TYPE_F32, (width, acts.max_tokens), acts.hidden)
+    ffn = c.external(ggml.GGML_TYPE_F32, (width, acts.max_tokens), acts.ffn)
     h = ggml.ggml_add(
         ctx, ggml.ggml_get_rows(ctx, hidden, rows), ggml.ggml_get_rows(ctx, ffn, rows)
     )

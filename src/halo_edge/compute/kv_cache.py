@@ -5,6 +5,7 @@ A cell belongs to no position and no sequence; who may look at it is said by the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,11 @@ class KvCache:
 
     def _storage(self, width: int) -> NDArray[Any]:
         return aligned((self.cells, width), np.float16)
+
+    def copy(self, source: Sequence[int], to: Sequence[int]) -> None:
+        """Let the cells `to` hold what the cells `source` hold."""
+        for storage in (*self.keys, *self.values):
+            storage[to] = storage[source]
 
     def bucket(self, used: int) -> int:
         """The smallest number of cells >= `used` for which attention graphs are built."""

@@ -1,26 +1,40 @@
 """The decode loop: sequences in, tokens out.
 
-A step carries a prefill chunk of one sequence, or one token of every sequence that is being
-decoded. Text, stop strings and the network are other files' business.
+A step serves everyone: the next token of every sequence that is being decoded, and as much of the
+prompts as the others can bear. Text, stop strings and the network are other files' business.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Final
 
+from halo_edge.engine.constraint import Constraint
 from halo_edge.engine.forward import Forward, Rows
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.kv_cells import SequenceId
+from halo_edge.engine.pace import Pace
+from halo_edge.engine.prefixes import MAX_KEPT, MIN_REUSE, Prefixes, common_prefix
 from halo_edge.engine.sampling import Sampled, SamplingParams
 from halo_edge.engine.sequence import Sequence
 from halo_edge.engine.trace import Activity
+from halo_edge.engine.waiting_line import WaitingLine
 from halo_edge.errors import HaloError
 
 # Long enough for matrix-matrix kernels, short enough that a step's activations stay small (128 rows
 # of 2048 values are 1 MB) and a worker answers within a second.
 PREFILL_CHUNK: Final = 128
+# Sequences computed together. With more, what a step reads is shared by more, but small devices
+# compute no faster for it, and everybody's tokens come slower.
+MAX_RUNNING: Final = 16
+# Users whose turns are remembered.
+MAX_USERS: Final = 1024
+# Cells for so many tokens to come are there when a sequence is admitted: if all go on for longer
+# than there is room, the newest has to be computed again.
+GROWTH: Final = 128
 
 _SAMPLING: Final = Activity.SAMPLING
 
@@ -34,29 +48,62 @@ class NewToken:
 
 
 class Engine:
-    """Generates for any number of sequences that fit into the KV cache together.
+    """Generates for any number of sequences; those for which there is no room wait.
 
     `context`: the most tokens one sequence may have; `end_tokens`: ids that end a generation.
+    `clock`: seconds.
     """
 
     def __init__(
-        self, forward: Forward, gather: Gather, *, context: int, end_tokens: frozenset[int]
+        self,
+        forward: Forward,
+        gather: Gather,
+        *,
+        context: int,
+        end_tokens: frozenset[int],
+        max_running: int = MAX_RUNNING,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._forward = forward
         self._gather = gather
-        self.context = context
+        self.context = min(context, len(forward.cells))
         self._end_tokens = end_tokens
-        self._running: list[Sequence] = []
+        self._max_running = min(max_running, forward.max_tokens)
+        self._clock = clock
+        self._waiting = WaitingLine()
+        self._running: list[Sequence] = []  # in the order in which they were admitted
+        self._prefixes = Prefixes()
+        self._pace = Pace()
+        self._served: dict[str, None] = {}  # users whose prompts got on, the last one last
         self._next_id = 0
 
-    def add(
-        self, prompt: SequenceOf[int], params: SamplingParams, after: Sequence | None = None
-    ) -> Sequence:
-        """Queue `prompt` (token ids). With `after`, an ended sequence, what both begin with is
-        reused.
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
 
-        Raises `HaloError` for a prompt that is empty, foreign, or longer than the context.
-        """
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def n_cells(self) -> int:
+        """Of the KV cache."""
+        return len(self._forward.cells)
+
+    @property
+    def n_cells_used(self) -> int:
+        """By sequences that run, and by what is kept."""
+        return len(self._forward.cells) - self._forward.cells.n_free
+
+    @property
+    def n_cells_kept(self) -> int:
+        """Of those used, by sequences that have ended: for whoever begins like them, until
+        somebody needs the room."""
+        return self._prefixes.n_tokens
+
+    def check(self, prompt: SequenceOf[int]) -> None:
+        """Raises `HaloError` for a prompt that is empty, foreign, or longer than the context. Any
+        thread may ask."""
         if not prompt:
             raise HaloError("the prompt is empty; give at least one character of text")
         if len(prompt) >= self.context:
@@ -66,58 +113,204 @@ class Engine:
             )
         if not all(0 <= token < self._forward.params.vocab for token in prompt):
             raise HaloError("the prompt has token ids that the model does not know")
-        sequence = Sequence(SequenceId(self._next_id), prompt, params, self.context)
+
+    def add(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        user: str = "",
+        constraint: Constraint | None = None,
+    ) -> Sequence:
+        """Queue `prompt` (token ids). What it begins with need not be computed if it is still in
+        the KV cache. Raises `HaloError` as `check` does.
+        """
+        self.check(prompt)
+        id = SequenceId(self._next_id)
         self._next_id += 1
-        if after is not None:
-            common = _common_prefix(after.tokens[: after.n_computed], prompt[:-1])
-            self._forward.cells.release(after.id, keep=common)
-            self._forward.cells.hand_over(after.id, sequence.id)
-            after.n_computed, sequence.n_computed = 0, common
-        self._running.append(sequence)
+        sequence = Sequence(id, prompt, params, self.context, user, constraint)
+        self._waiting.put(sequence)
         return sequence
 
     def end(self, sequence: Sequence) -> None:
-        """Compute no more of `sequence`. Its cells stay, for a later `add(after=...)`."""
+        """Compute no more of `sequence`. Its cells are anybody's who needs room; until then they
+        are kept for whoever begins with the same tokens."""
         if sequence in self._running:
             self._running.remove(sequence)
+            if sequence.n_computed < MIN_REUSE:
+                self._forward.cells.release(sequence.id)
+            else:
+                self._prefixes.keep(sequence.id, sequence.tokens[: sequence.n_computed])
+                if len(self._prefixes) > MAX_KEPT:
+                    self._forward.cells.release(self._prefixes.drop_oldest())
+        else:
+            self._waiting.remove(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """End `sequence` and free its cells."""
+        """End `sequence` and free its cells now."""
         self.end(sequence)
-        self._forward.cells.release(sequence.id)
-        sequence.n_computed = 0
+        if self._prefixes.drop(sequence.id):
+            self._forward.cells.release(sequence.id)
 
     def step(self) -> list[NewToken]:
-        """Compute one step; the tokens it brought (none while a prompt is not through)."""
+        """Compute one step; the tokens it brought (none while no prompt is through).
+
+        A sequence that cannot go on ends with an `error`. Raises `HaloError` if the step failed;
+        it can be tried again.
+        """
+        self._admit()
         batch = self._next_batch()
         if not batch:
             return []
+        decoding = sum(not sequence.prefilling for sequence, _ in batch)
+        begun_s = self._clock()
         logits = self._forward.step([rows for _, rows in batch], self._gather)
+        computed = sum(len(rows.tokens) for _, rows in batch)
+        self._pace.took(decoding, computed - decoding, self._clock() - begun_s)
         new, row = [], 0
         for sequence, rows in batch:
             sequence.n_computed += len(rows.tokens)
             if rows.outputs:
-                sampled = sequence.sampler.sample(logits[row], sequence.tokens)
+                try:
+                    sampled = sequence.sampler.sample(logits[row], sequence.tokens)
+                except HaloError as error:  # the others go on
+                    sequence.error = error
+                else:
+                    sequence.append(sampled, self._end_tokens)
+                    new.append(NewToken(sequence, sampled))
                 row += 1
-                sequence.append(sampled, self._end_tokens)
-                new.append(NewToken(sequence, sampled))
-                if sequence.finish is not None:
+                if sequence.finish is not None or sequence.error is not None:
                     self.end(sequence)
-        if new:
+        if row:
             self._forward.tracer.lap(_SAMPLING)
         return new
 
+    def _admit(self) -> None:
+        """Let those begin for whom there are cells, if all that run come to what is foreseen."""
+        foreseen = sum(map(_foreseen_cells, self._running))
+        while len(self._running) < self._max_running:
+            sequence = self._waiting.next(self._running)
+            if sequence is None:
+                return
+            foreseen += _foreseen_cells(sequence)
+            if self._running and foreseen > len(self._forward.cells):
+                return
+            self._waiting.remove(sequence)
+            self._running.append(sequence)
+
     def _next_batch(self) -> list[tuple[Sequence, Rows]]:
-        """The oldest prompt's next chunk first; then everyone's next token."""
+        """What the next step computes; there are cells for it."""
+        while True:
+            decoding = [sequence for sequence in self._running if not sequence.prefilling]
+            chunks = self._chunks(len(decoding))
+            sizes = [(sequence, 1) for sequence in decoding] + chunks
+            batch = [(sequence, sequence.next_rows(size)) for sequence, size in sizes]
+            rows = sum(len(rows.tokens) for _, rows in batch)
+            if self._make_room(rows) or len(self._running) == 1:
+                for sequence, _ in reversed(chunks):  # who got what was left is the next to choose
+                    sequence.begun = True
+                    self._served.pop(sequence.user, None)
+                    self._served[sequence.user] = None
+                while len(self._served) > MAX_USERS:
+                    del self._served[next(iter(self._served))]
+                return batch
+            self._put_back(self._running[-1])
+
+    def _chunks(self, decoding: int) -> list[tuple[Sequence, int]]:
+        """Which prompts get on in a step in which so many answers do, and by how many tokens."""
+        prompts = self._prompts_by_turn()
+        if not prompts:
+            return []
+        most = min(PREFILL_CHUNK, self._forward.max_tokens)
+        if not decoding:
+            return self._cut(prompts, most)
+        left = sum(len(sequence.tokens) - sequence.n_computed for sequence in prompts)
+        rows = self._pace.rows(decoding, min(most, decoding + left))
+        chunks = self._cut(prompts, rows - decoding)
+        # There may be less to compute than it seemed, and then not a number of rows to choose.
+        taken = sum(size for _, size in chunks)
+        over = decoding + taken - self._pace.rows(decoding, decoding + taken) if taken else 0
+        while over:
+            sequence, size = chunks.pop()
+            if size > over:
+                chunks.append((sequence, size - over))
+            over -= min(size, over)
+        return chunks
+
+    def _cut(self, prompts: SequenceOf[Sequence], room: int) -> list[tuple[Sequence, int]]:
+        """The next tokens of the first of `prompts`, as many as there is room for."""
+        chunks: list[tuple[Sequence, int]] = []
+        for sequence in prompts:
+            if not room:
+                break
+            if sequence.n_computed == 0 and not self._begin(sequence, chunks):
+                continue
+            size = min(room, len(sequence.tokens) - sequence.n_computed)
+            chunks.append((sequence, size))
+            room -= size
+        return chunks
+
+    def _prompts_by_turn(self) -> list[Sequence]:
+        """Those with a prompt to be computed: one of each user, who was served longest ago first;
+        then the second of each."""
+        served = {user: turn for turn, user in enumerate(self._served)}
+        turns: dict[str, int] = {}
+        order = []
         for sequence in self._running:
             if sequence.prefilling:
-                limit = min(PREFILL_CHUNK, self._forward.max_tokens)
-                return [(sequence, sequence.next_rows(limit))]
-        decoding = self._running[: self._forward.max_tokens]
-        return [(sequence, sequence.next_rows(1)) for sequence in decoding]
+                turn = turns[sequence.user] = turns.get(sequence.user, -1) + 1
+                order.append(((turn, served.get(sequence.user, -1), sequence.id), sequence))
+        return [sequence for _, sequence in sorted(order, key=lambda entry: entry[0])]
+
+    def _begin(self, sequence: Sequence, before: SequenceOf[tuple[Sequence, int]]) -> bool:
+        """Take over what others have computed of the sequence's beginning; False if it had better
+        wait for what this very step computes, of those `before` it."""
+        wanted = sequence.tokens[:-1]  # somebody has to give the last one's logits
+        running = [
+            (common_prefix(other.tokens[: other.n_computed], wanted), other.id)
+            for other in self._running
+            if other is not sequence
+        ]
+        length, source = max(running, default=(0, sequence.id))
+        kept = self._prefixes.longest(wanted)
+        if kept is not None and kept[1] >= length:
+            source, length = kept
+        coming = max((common_prefix(other.tokens, wanted) for other, _ in before), default=0)
+        if coming >= length + MIN_REUSE:
+            return False
+        if length:
+            self._take_over(sequence, source, length)
+        return True
+
+    def _take_over(self, sequence: Sequence, source: SequenceId, length: int) -> None:
+        """The cells themselves where most of them are of use, else a copy of what is in them."""
+        cells, kept = self._forward.cells, self._prefixes.length(source)
+        if kept and (2 * length >= kept or cells.n_free < length):
+            self._prefixes.drop(source)
+            cells.release(source, keep=length)
+            cells.hand_over(source, sequence.id)
+        elif kept or self._make_room(length):
+            if kept:
+                self._prefixes.use(source)
+            self._forward.copy(source, sequence.id, length)
+        else:
+            return
+        sequence.n_computed = length
+        if len(sequence.tokens) == sequence.n_prompt:
+            sequence.n_reused = length
+
+    def _make_room(self, cells: int) -> bool:
+        """Free so many cells at the expense of what is kept; whether that was enough."""
+        while self._forward.cells.n_free < cells and len(self._prefixes):
+            self._forward.cells.release(self._prefixes.drop_oldest())
+        return self._forward.cells.n_free >= cells
+
+    def _put_back(self, sequence: Sequence) -> None:
+        """Let it wait again; it will be computed anew, with what it has generated."""
+        self._running.remove(sequence)
+        self._forward.cells.release(sequence.id)
+        sequence.n_computed = 0
+        self._waiting.put_back(sequence)
 
 
-def _common_prefix(a: SequenceOf[int], b: SequenceOf[int]) -> int:
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+def _foreseen_cells(sequence: Sequence) -> int:
+    return len(sequence.tokens) + min(sequence.n_left, GROWTH)

@@ -6,9 +6,10 @@ Knows graphs and the KV cache; not sampling, text, or who computes the FFN.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,13 @@ from halo_edge.engine.trace import NO_LAYER, Activity, Tracer
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 
-# Graph sets (all layers, for one number of tokens and one KV bucket) kept at a time. Decode moves
-# through at most seven buckets and prefill leaves one remainder a prompt, so a few suffice.
-MAX_GRAPH_SETS: Final = 12
+# Graph sets (all layers, for one number of tokens and one KV bucket) kept at a time: the numbers of
+# rows that steps of many users have (`pace.ROW_COUNTS`, and each number that decode together), in
+# a bucket or two. Half a MB each for 22 layers; to build one takes 20 to 40 ms on a PC.
+MAX_GRAPH_SETS: Final = 32
+
+_Key = TypeVar("_Key", int, tuple[int, int])
+_Built = TypeVar("_Built", Graph, list[Graph])
 
 _PREPARE: Final = Activity.PREPARE
 _EMBED: Final = Activity.EMBED
@@ -78,9 +83,16 @@ class Forward:
         self._runtime = runtime
         self._gguf = gguf
         self._layers: OrderedDict[tuple[int, int], list[Graph]] = OrderedDict()
-        self._ends: OrderedDict[tuple[int, int], tuple[Graph, Graph]] = OrderedDict()
+        self._embeddings: OrderedDict[int, Graph] = OrderedDict()
+        self._heads: OrderedDict[int, Graph] = OrderedDict()
         self._selected: NDArray[np.int32] = aligned((max_tokens,), np.int32)
-        self._logits: NDArray[np.float32] = aligned((1, params.vocab), np.float32)
+        # Memory comes with use.
+        self._logits: NDArray[np.float32] = aligned((max_tokens, params.vocab), np.float32)
+
+    def copy(self, old: SequenceId, new: SequenceId, length: int) -> None:
+        """Let `new` have computed what `old` has, up to position `length`. Raises `HaloError` when
+        the KV cache is full."""
+        self._cache.copy(*self.cells.copy(old, new, length))
 
     def step(self, batch: SequenceOf[Rows], gather: Gather) -> NDArray[np.float32]:
         """Compute the step's tokens; f32[outputs, vocab], valid until the next step.
@@ -140,34 +152,36 @@ class Forward:
         return kv, outputs
 
     def _layer_graphs(self, tokens: int, kv: int) -> list[Graph]:
-        graphs = self._layers.get((tokens, kv))
-        if graphs is None:
-            arena = Arena()
-            graphs = [
-                self._attention.build(layer, tokens, kv, arena)
-                for layer in range(self.params.n_layers)
-            ]
-            self._layers[tokens, kv] = graphs
-            if len(self._layers) > MAX_GRAPH_SETS:
-                self._layers.popitem(last=False)
-        self._layers.move_to_end((tokens, kv))
-        return graphs
+        def build() -> list[Graph]:
+            arena, layers = Arena(), range(self.params.n_layers)
+            return [self._attention.build(layer, tokens, kv, arena) for layer in layers]
+
+        return _kept(self._layers, (tokens, kv), build)
 
     def _end_graphs(self, tokens: int, outputs: int) -> tuple[Graph, Graph]:
-        ends = self._ends.get((tokens, outputs))
-        if ends is None:
-            if outputs > len(self._logits):  # graphs made before keep the smaller array
-                self._logits = aligned((outputs, self.params.vocab), np.float32)
-                self._ends.clear()
-            embed = build_embedding(
-                self._runtime, self._gguf, tokens, self.activations, self.inputs
-            )
-            head = build_head(
-                self._runtime, self._gguf, self.params, range(self.params.vocab), tokens,
-                self._selected[: max(outputs, 1)], self.activations, self._logits,
-            )  # fmt: skip
-            ends = self._ends[tokens, outputs] = (embed, head)
-            if len(self._ends) > MAX_GRAPH_SETS:
-                self._ends.popitem(last=False)
-        self._ends.move_to_end((tokens, outputs))
-        return ends
+        """Embedding and head; of the latter one also where no row needs it."""
+        runtime, gguf, acts, outputs = self._runtime, self._gguf, self.activations, max(outputs, 1)
+        embedding = _kept(
+            self._embeddings,
+            tokens,
+            lambda: build_embedding(runtime, gguf, tokens, acts, self.inputs),
+        )
+        head = _kept(
+            self._heads,
+            outputs,
+            lambda: build_head(
+                runtime, gguf, self.params, range(self.params.vocab), self._selected[:outputs],
+                acts, self._logits,
+            ),
+        )  # fmt: skip
+        return embedding, head
+
+
+def _kept(graphs: OrderedDict[_Key, _Built], key: _Key, build: Callable[[], _Built]) -> _Built:
+    """What was built for `key`, of the MAX_GRAPH_SETS last used."""
+    if key not in graphs:
+        graphs[key] = build()
+        if len(graphs) > MAX_GRAPH_SETS:
+            graphs.popitem(last=False)
+    graphs.move_to_end(key)
+    return graphs[key]

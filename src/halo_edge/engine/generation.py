@@ -44,6 +44,22 @@ class Generation:
         return (self.times_s[-1] - self.times_s[0]) / (len(self.times_s) - 1) * 1e3
 
 
+class Answer:
+    """The text of one sequence as its tokens come, up to a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: SequenceOf[str]) -> None:
+        self._detokenizer = tokenizer.detokenizer(continues=True)
+        self._stream = TextStream(stop)
+
+    def push(self, token_id: int, finish: FinishReason | None) -> tuple[str, FinishReason | None]:
+        """Take the next token, the last one if there is a `finish`: text that has become certain,
+        and why the answer ends, if it does."""
+        piece = self._stream.push(self._detokenizer.push(token_id))
+        if finish is not None:
+            piece += self._stream.push(self._detokenizer.flush()) + self._stream.flush()
+        return piece, FinishReason.STOP if self._stream.stopped else finish
+
+
 class Generator:
     """Generates text with an engine that nobody else drives meanwhile.
 
@@ -60,28 +76,25 @@ class Generator:
         self._tokenizer = tokenizer
         self._clock = clock
 
-    def start(
-        self, prompt: SequenceOf[int], params: SamplingParams, after: Generation | None = None
-    ) -> Generation:
+    def start(self, prompt: SequenceOf[int], params: SamplingParams) -> Generation:
         """Queue a prompt. Raises `HaloError` as `Engine.add` does."""
         started = self._clock()
-        earlier = after.sequence if after is not None else None
-        return Generation(self._engine.add(prompt, params, earlier), started)
+        return Generation(self._engine.add(prompt, params), started)
 
     def run(self, generation: Generation) -> Iterator[str]:
-        """Text as it becomes certain, until the generation has ended."""
+        """Text as it becomes certain, until the generation has ended. Raises `HaloError` where it
+        cannot go on."""
         sequence = generation.sequence
-        detokenizer = self._tokenizer.detokenizer(continues=True)
-        stream = TextStream(sequence.params.stop)
+        answer = Answer(self._tokenizer, sequence.params.stop)
         try:
             while generation.finish is None:
-                for new in self._engine.step():
+                new_tokens = self._engine.step()
+                if sequence.error is not None:
+                    raise sequence.error
+                for new in new_tokens:
                     generation.times_s.append(self._clock())
                     generation.tokens.append(new.sampled)
-                    piece = stream.push(detokenizer.push(new.sampled.token_id))
-                    if sequence.finish is not None:
-                        piece += stream.push(detokenizer.flush()) + stream.flush()
-                    generation.finish = FinishReason.STOP if stream.stopped else sequence.finish
+                    piece, generation.finish = answer.push(new.sampled.token_id, sequence.finish)
                     generation.text += piece
                     if piece:
                         yield piece

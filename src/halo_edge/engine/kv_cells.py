@@ -27,6 +27,9 @@ class KvCells:
         self._free = list(range(cells))  # ascending, hence a heap
         self._used = 0
 
+    def __len__(self) -> int:
+        return len(self._owner)
+
     @property
     def n_free(self) -> int:
         return len(self._free)
@@ -58,6 +61,14 @@ class KvCells:
     def hand_over(self, old: SequenceId, new: SequenceId) -> None:
         """Let `new` own what `old` owns: a conversation's next turn keeps what it has computed."""
         self._owner[self._owner == old] = new
+
+    def copy(self, old: SequenceId, new: SequenceId, length: int) -> tuple[list[int], list[int]]:
+        """Cells for `new` at the first `length` positions, which `old` has: those of `old`, and
+        the new ones, for whoever copies what is in them. Raises `HaloError` when the cache is
+        full."""
+        source = np.flatnonzero((self._owner == old) & (self._position < length))
+        source = source[np.argsort(self._position[source])]
+        return source.tolist(), self.allocate(new, range(length))
 
     def fill_mask(self, mask: NDArray[np.float16], sequence: SequenceId, positions: range) -> None:
         """Write the rows of `mask`: f16[T, kv], of `sequence`'s tokens at `positions` (length T).

@@ -22,6 +22,11 @@ from halo_edge.model.tokenizer import Tokenizer
 # Models trained on 128k positions would want gigabytes of KV cache that few prompts use.
 DEFAULT_CONTEXT: Final = 8192
 
+# For the KV cache of many users: what a computer of 2 GB can spare.
+DEFAULT_KV_BYTES: Final = 512 << 20
+# And in contexts: more would be of use only to more sequences than an engine computes together.
+MAX_CONTEXTS: Final = 8
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -43,10 +48,22 @@ class LoadedModel:
         return LocalFfn(graphs, self.forward.tracer)
 
 
+def kv_cells(params: HyperParameters, context: int, kv_bytes: int) -> int:
+    """How many cells `kv_bytes` make: at least one context, at most MAX_CONTEXTS of them."""
+    cell_bytes = params.n_layers * 2 * params.n_kv_heads * params.head_dim * 2  # keys, values; f16
+    return min(max(context, kv_bytes // cell_bytes), MAX_CONTEXTS * context)
+
+
 def load(
-    path: Path, *, threads: int, context: int | None = None, tracer: Tracer | None = None
+    path: Path,
+    *,
+    threads: int,
+    context: int | None = None,
+    kv_bytes: int = 0,
+    tracer: Tracer | None = None,
 ) -> LoadedModel:
-    """Open the model at `path` for one sequence of up to `context` tokens. `tracer`: see `Forward`.
+    """Open the model at `path` for sequences of up to `context` tokens, with a KV cache of
+    `kv_bytes`, or one context where that is more. `tracer`: see `Forward`.
 
     Raises `HaloError` for a file that is not a supported model, or a context it was not trained
     for.
@@ -67,5 +84,6 @@ def load(
         )
     template = ChatTemplate.from_gguf(gguf.metadata, tokenizer)
     runtime = Runtime(threads)
-    forward = Forward(gguf, params, runtime, cells=context, max_tokens=PREFILL_CHUNK, tracer=tracer)
+    cells = kv_cells(params, context, kv_bytes)
+    forward = Forward(gguf, params, runtime, cells=cells, max_tokens=PREFILL_CHUNK, tracer=tracer)
     return LoadedModel(gguf, params, tokenizer, template, runtime, forward, context)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halo_edge.engine.constraint import Constraint
 from halo_edge.errors import HaloError
 
 FloatVector = NDArray[np.float32]
@@ -50,6 +52,8 @@ class SamplingParams:
     min_p: float = 0.05  # in [0, 1], relative to the likeliest token; 0: off
     repetition_penalty: float = 1.0  # above 0; 1: off
     repetition_window: int = 64  # tokens, the prompt's included; 0: off, -1: all
+    presence_penalty: float = 0.0  # in [-2, 2], off the logit of what was generated before; 0: off
+    frequency_penalty: float = 0.0  # in [-2, 2], for each time it was; 0: off
     seed: int | None = None  # None or -1: another one each time
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()
@@ -64,6 +68,8 @@ class SamplingParams:
             ("min_p", 0 <= self.min_p <= 1, "between 0 (off) and 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 (1 is off)"),
             ("repetition_window", self.repetition_window >= -1, "0 (off) or more, or -1 (all)"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "between -2 and 2"),
+            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "between -2 and 2"),
             (
                 "seed",
                 self.seed is None or -1 <= self.seed < 2**64,
@@ -110,34 +116,54 @@ class Sampled:
 
 
 class Sampler:
-    """Chooses the tokens of one sequence; holds its random state.
+    """Chooses the tokens of one sequence; holds its random state, and what it chose so far.
 
     The same seed, logits and history give the same tokens. Ties go to the lower token id.
     """
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, constraint: Constraint | None = None) -> None:
+        """`constraint`: is asked before every token, and told which one came."""
         self._params = params
+        self._constraint = constraint
         seed = None if params.seed == -1 else params.seed
         self._random = np.random.Generator(np.random.PCG64(seed))
+        self._chosen: Counter[int] = Counter()
 
     def sample(self, logits: FloatVector, recent: Sequence[int]) -> Sampled:
         """Choose the next token. `logits`: f32[vocab], not modified and not kept.
 
         `recent` are the sequence's token ids so far, prompt included (or the last
         `repetition_window` of them, or nothing where the penalty is off).
-        Raises HaloError when a logit is NaN or infinite.
+        Raises HaloError when a logit is NaN or infinite, or a constraint allows nothing.
         """
         best = _argmax_of_finite(logits)
         # Extreme but finite logits may overflow to -inf, which then means what it should: never.
         with np.errstate(over="ignore"):
-            values = self._penalised(logits, recent)
-            if not self._params.greedy:
-                token_id = self._draw(values)
+            values = self._less_what_was(self._penalised(logits, recent))
+            if self._constraint is not None:
+                ids = self._allowed_by(self._constraint, len(values))
+                token_id = int(ids[self._choose(values[ids])])
+                self._constraint.accept(token_id)
+            elif self._params.greedy and values is logits:
+                token_id = best
             else:
-                token_id = best if values is logits else int(values.argmax())
+                token_id = self._choose(values)
+            if self._params.presence_penalty or self._params.frequency_penalty:
+                self._chosen[token_id] += 1
             if self._params.logprobs is None:
                 return Sampled(token_id)
             return _with_logprobs(token_id, logits, best, self._params.logprobs)
+
+    def _choose(self, values: FloatVector) -> int:
+        return int(values.argmax()) if self._params.greedy else self._draw(values)
+
+    @staticmethod
+    def _allowed_by(constraint: Constraint, vocab: int) -> TokenIds:
+        ids = np.flatnonzero(constraint.allowed())
+        ids = ids[: np.searchsorted(ids, vocab)]
+        if not len(ids):
+            raise HaloError("the answer cannot go on: its format allows none of the model's tokens")
+        return ids
 
     def _penalised(self, logits: FloatVector, recent: Sequence[int]) -> FloatVector:
         """The logits after the repetition penalty (CTRL, arXiv 1909.05858; signs as llama.cpp)."""
@@ -149,6 +175,18 @@ class Sampler:
         new = np.where(old > 0, old / penalty, old * penalty)
         values = logits.copy()
         values[seen] = np.clip(new, -FLOAT32_MAX, FLOAT32_MAX)
+        return values
+
+    def _less_what_was(self, logits: FloatVector) -> FloatVector:
+        """The logits after OpenAI's two penalties, which look at generated tokens only."""
+        if not self._chosen:
+            return logits
+        seen = np.fromiter(self._chosen.keys(), np.intp, len(self._chosen))
+        often = np.fromiter(self._chosen.values(), np.float64, len(self._chosen))
+        values = logits.copy()
+        values[seen] -= (
+            self._params.presence_penalty + self._params.frequency_penalty * often
+        ).astype(np.float32)
         return values
 
     def _draw(self, values: FloatVector) -> int:

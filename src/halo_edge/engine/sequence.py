@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence as SequenceOf
 from enum import Enum
 
+from halo_edge.engine.constraint import Constraint
 from halo_edge.engine.forward import Rows
 from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.engine.sampling import Sampled, Sampler, SamplingParams
+from halo_edge.errors import HaloError
 
 
 class FinishReason(Enum):
@@ -18,24 +20,43 @@ class FinishReason(Enum):
 
 
 class Sequence:
-    """Prompt and generated tokens, and how many of both are in the KV cache."""
+    """Prompt and generated tokens, and how many of both are in the KV cache.
+
+    `user`: whom fairness is owed to. `n_reused`: tokens of the prompt that need not be computed.
+    `begun`: whether any of it was computed. `error`: why it ended without a `finish`.
+    """
 
     def __init__(
-        self, id: SequenceId, prompt: SequenceOf[int], params: SamplingParams, context: int
+        self,
+        id: SequenceId,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        context: int,
+        user: str = "",
+        constraint: Constraint | None = None,
     ) -> None:
         self.id = id
         self.params = params
-        self.sampler = Sampler(params)
+        self.user = user
+        self.sampler = Sampler(params, constraint)
         self.tokens = list(prompt)
         self.n_prompt = len(prompt)
         self.n_computed = 0
+        self.n_reused = 0
+        self.begun = False
         self.finish: FinishReason | None = None
+        self.error: HaloError | None = None
         limit = context - self.n_prompt
         self._max_generated = limit if params.max_tokens is None else min(limit, params.max_tokens)
 
     @property
     def generated(self) -> list[int]:
         return self.tokens[self.n_prompt :]
+
+    @property
+    def n_left(self) -> int:
+        """How many more tokens it may generate."""
+        return self._max_generated - (len(self.tokens) - self.n_prompt)
 
     @property
     def prefilling(self) -> bool:

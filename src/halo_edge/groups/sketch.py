@@ -69,6 +69,10 @@ class Sketch:
         rest = self._x[:tokens, self._values] - z @ self._known[layer]
         return np.concatenate([z, rest], axis=1)
 
+    def first(self) -> Floats:
+        """A copy of z of all layers for the step's first token, f32[L, K]."""
+        return self._z[:, 0].copy()
+
     def before(self, layer: int, tokens: int) -> Floats:
         """The sketch that predicts the energies of `layer`: of the layer before, and for layer 0
         its own."""

@@ -29,6 +29,7 @@ from halo_edge.lab.fabric import DeviceCounters, Fabric
 from halo_edge.lab.fabrics import open_fabric
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.names import LabNames
+from halo_edge.lab.own_caches import OwnCaches, own_caches
 from halo_edge.lab.running import owned, sweep
 from halo_edge.lab.spec import Action, Event, LabSpec
 from halo_edge.model.cache import user_shards
@@ -65,6 +66,7 @@ class Lab:
         self._tell = tell
         self._names = LabNames(spec.name)
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._caches: OwnCaches | None = None
         self._hierarchies = Hierarchies.find()
         self._stack = ExitStack()
         try:
@@ -90,6 +92,8 @@ class Lab:
             group.limit_memory(device.memory_bytes)
             self._cgroups[device.name] = group
         self._limit_storage()
+        if spec.own_caches:
+            self._caches = stack.enter_context(own_caches(spec.name, spec.root.name))
         self._fabric: Fabric = stack.enter_context(open_fabric(spec, names))
         for device in spec.devices:
             namespaces.configure(
@@ -116,13 +120,16 @@ class Lab:
         names = self._names
         endpoints = [f"tcp/{names.address(i + 1)}:{CONTROL_PORT}" for i in range(len(self._others))]
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-        return os.environ | {
+        environment = os.environ | {
             "PATH": path,
             "HALO_CLUSTER": self.spec.name,
             "HALO_CONNECT": " ".join(endpoints),
             "HALO_WORKERS": str(len(endpoints)),
             "HALO_THREADS": str(self.spec.root.threads),
         }
+        if self._caches is not None:
+            environment["HALO_EDGE_CACHE"] = str(self._caches.cache(self.spec.root.name))
+        return environment
 
     def spawn(self, device: str, command: Sequence[str], **popen: Any) -> subprocess.Popen[Any]:
         """Start a command on a device: its network, CPU, memory and cores. It ends with the lab.
@@ -259,7 +266,7 @@ class Lab:
             name=device,
             address=address,
             threads=self.spec.device(device).threads,
-            cache=str(user_shards()),
+            cache=str(user_shards() if self._caches is None else self._caches.shards(device)),
         )
         with self._names.log(device).open("wb") as log:
             self._workers[device] = self.spawn(

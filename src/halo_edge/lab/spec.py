@@ -82,13 +82,14 @@ class Event:
 @dataclass(frozen=True)
 class LabSpec:
     """`devices[0]` is the root. Events are in the order of their times. `fabric`: None for the best
-    there is."""
+    there is. `own_caches`: shards and benchmarks are kept by each device, not by all together."""
 
     name: str
     devices: tuple[DeviceSpec, ...]
     seed: int = 0
     events: tuple[Event, ...] = ()
     fabric: FabricKind | None = None
+    own_caches: bool = False
 
     @property
     def root(self) -> DeviceSpec:
@@ -140,7 +141,7 @@ def parse_spec(toml: bytes, name: str) -> LabSpec:
             raise ValueError(f"up to {MAX_DEVICES} devices, each with a name of its own")
         events = sorted((_event(table, names) for table in file.event), key=lambda e: e.at_s)
         name = file.name or _as_name(name)
-        return LabSpec(name, devices, file.seed, tuple(events), file.fabric)
+        return LabSpec(name, devices, file.seed, tuple(events), file.fabric, file.own_caches)
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise HaloError(f"lab {name}: {reason}; see docs/lab.md") from None
@@ -204,6 +205,7 @@ class _File(_Table, frozen=True, kw_only=True):
     seed: int = 0
     event: Annotated[list[_EventTable], Meta(max_length=MAX_EVENTS)] = []
     fabric: FabricKind | None = None
+    own_caches: bool = False
 
 
 def _devices(table: _DeviceTable) -> list[DeviceSpec]:

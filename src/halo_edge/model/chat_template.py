@@ -8,7 +8,7 @@ the texts of the two that begin and end a text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn
 
@@ -23,11 +23,44 @@ _MAX_COMPLAINT: Final = 200  # characters of an error that the template's author
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """What the model asked a tool. `arguments`: of JSON's types."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class Message:
-    """One turn of a chat. `role` is the template's to know: system, user, assistant."""
+    """One turn of a chat. `role` is the template's to know: system, user, assistant, tool.
+
+    `tool_calls`: of an assistant; `tool_call_id`: which of them a tool's message answers.
+    """
 
     role: str
     content: str
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    def variables(self) -> dict[str, object]:
+        """As templates know it: some ask whether a key is there."""
+        calls: list[object] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+            }
+            for call in self.tool_calls
+        ]
+        optional = {
+            "name": self.name,
+            "tool_calls": calls or None,
+            "tool_call_id": self.tool_call_id,
+        }
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"role": self.role, "content": self.content, **given}
 
 
 class ChatTemplate:
@@ -59,19 +92,26 @@ class ChatTemplate:
             raise HaloError(f"unusable chat template: {_KEY} is not a text; prompt without it")
         return cls(source, tokenizer)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, object]] = (),
+    ) -> str:
         """The prompt for `messages`; with `add_generation_prompt`, up to where the answer begins.
+        `tools`: that the model may call, as OpenAI's API describes them.
 
         To be encoded with `add_special` and `parse_special`: a beginning- or end-of-text token that
         `encode` would put there again is left out, as llama.cpp does. Raises `HaloError` if the
         template fails, refuses the messages, or does too much.
         """
         variables = {
-            "messages": [asdict(message) for message in messages],
+            "messages": [message.variables() for message in messages],
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self._bos,
             "eos_token": self._eos,
-            "tools": None,
+            "tools": list(tools) or None,
             "documents": None,
         }
         try:

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from halo_edge.engine.constraint import Constraint as Constraint
 from halo_edge.engine.sampling import Sampled, SamplingParams
 from halo_edge.engine.sequence import FinishReason
 from halo_edge.errors import HaloError
@@ -24,19 +22,6 @@ class Busy(HaloError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-
-
-class Constraint(Protocol):
-    """Says which tokens may come next, such as those that go on a JSON text. Of one sequence; the
-    engine's thread asks."""
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """bool[vocab]; at least one token may always come."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """That one came."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ partials mean.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -72,6 +73,8 @@ class RootRounds:
         self.statistics = Statistics() if statistics is None else statistics
         self.complete = True
         """Whether all partials of the round begun last are there."""
+        self.recovered: Counter[tuple[int, int]] = Counter()
+        """Chunks, by device and layer; of the epochs before, too."""
         self._layout = layout
         self._partial_grid = layout.partial_grid()
         self._recovery = recovery
@@ -93,6 +96,7 @@ class RootRounds:
     def follow(self, previous: RootRounds) -> None:
         """Takes over what another epoch's rounds, used no more, know of links to the same devices.
         Call it before the first round."""
+        self.recovered = previous.recovered
         for device, peer in self._peers.items():
             if device in previous._peers:
                 peer.follow(previous._peers[device])
@@ -340,6 +344,7 @@ class RootRounds:
         if partial.receive(chunk, payload, stamp, now):
             if stamp:
                 self.statistics.chunks_recovered += 1
+                self.recovered[peer.device, self._id[1]] += 1
             if partial.missing:
                 return
             self._count(peer)

@@ -1,0 +1,118 @@
+"""The API over a tiny model, asked in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from halo_edge.cluster.session import SessionOptions, open_session
+from halo_edge.serve.app import create_app
+from halo_edge.serve.auth import ApiKeys
+from halo_edge.serve.health import cluster_health
+from halo_edge.serve.served import Served
+from halo_edge.serve.service import Service
+
+CONTEXT = 192
+
+# As Hermes and Qwen have it, in short.
+TOOLS_TEMPLATE = (
+    "{% if tools %}Tools:{% for tool in tools %} {{ tool | tojson }}{% endfor %} "
+    "Call one as <tool_call>...</tool_call>\n{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>"
+    "{% endfor %}\n{% endfor %}"
+)
+
+
+class Api:
+    """The application on a model of its own, and requests to it."""
+
+    def __init__(self, path: Path, stack: ExitStack, *, context: int = CONTEXT) -> None:
+        session = stack.enter_context(open_session(SessionOptions(path, context=context)))
+        model = session.model
+        self.service = Service(session, max_waiting=64)
+        stack.callback(self.service.close, 0)
+        self.served = Served(
+            "tiny", 1, model.tokenizer, model.template, model.context, model.params.vocab
+        )
+        self.app = self.with_keys()
+
+    def with_keys(self, *keys: str) -> FastAPI:
+        return create_app(self.service, self.served, cluster_health(None), keys=ApiKeys(keys))
+
+    def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        return send(self.app, method, path, **arguments)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.send("POST", f"/v1/{path}", json=body)
+
+    def answer(self, path: str, **body: Any) -> dict[str, Any]:
+        response = self.post(path, **body)
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def events(self, path: str, **body: Any) -> list[dict[str, Any]]:
+        """The chunks of a streamed answer, which has to end as it should."""
+        response = self.post(path, **body, stream=True)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *events, last, nothing = response.text.split("\n\n")
+        assert (last, nothing) == ("data: [DONE]", "")
+        return [json.loads(event.removeprefix("data: ")) for event in events]
+
+    def refusal(self, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
+        """Status and error, of its one shape."""
+        return refusal(self.post(path, **body))
+
+
+def send(app: FastAPI, method: str, path: str, **arguments: Any) -> httpx.Response:
+    async def asked() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://halo") as client:
+            return await client.request(method, path, **arguments)
+
+    return asyncio.run(asked())
+
+
+def refusal(response: httpx.Response) -> tuple[int, dict[str, Any]]:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return response.status_code, body["error"]
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[[httpx.Response], tuple[int, dict[str, Any]]]:
+    """The function, as test files cannot import this one."""
+    return refusal
+
+
+@pytest.fixture(scope="session")
+def send_to() -> Callable[..., httpx.Response]:
+    """`send_to(app, method, path, ...)`, as above."""
+    return send
+
+
+@pytest.fixture(scope="session")
+def api(tiny_model: Path) -> Iterator[Api]:
+    with ExitStack() as stack:
+        yield Api(tiny_model, stack)
+
+
+@pytest.fixture(scope="session")
+def tools_api(
+    tiny_model: Path, gguf_image: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    """With a chat template that knows tools."""
+    image = gguf_image.read(tiny_model).set("tokenizer.chat_template", 8, TOOLS_TEMPLATE)
+    path = image.write(tmp_path_factory.mktemp("tools") / "tools.gguf")
+    with ExitStack() as stack:
+        yield Api(path, stack, context=512)
