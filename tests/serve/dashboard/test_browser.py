@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import re
@@ -17,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+
+from halo_edge.cluster.overview import State
+from halo_edge.serve.dashboard.feed import Frame
+from halo_edge.serve.request import Load
+from halo_edge.serve.view import ClusterView, DeviceView, SpentView
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -29,6 +36,7 @@ SHOWN_S = 2.0
 """A worker that is killed is shown as gone within that."""
 MAX_BYTES = 300_000
 PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 800}
 NAMES = ["root", "worker-1", "worker-2", "worker-3"]
 
 
@@ -138,6 +146,77 @@ def test_the_page_shows_the_cluster_and_is_light(chromium: Any, served: Served) 
         painted_ms = page.evaluate("performance.getEntriesByName('first-paint')[0].startTime")
         assert painted_ms < 1000
     assert opened.said == []
+
+
+def frame_of(n: int) -> bytes:
+    """A server-sent event: so many devices, whose names would like to be markup."""
+    devices = tuple(
+        DeviceView(
+            number=i,
+            name=f"<img src=x onerror=alert({i})>",
+            host="",
+            state=list(State)[i % len(State)] if i else State.IN_USE,
+            share=1 / n,
+            first_group=i,
+            groups=1,
+            held_mb=100.0,
+            memory_mb=900.0,
+            threads=4,
+            compute_ms=None,
+            rtt_ms=2.0**i % 100,
+            answer_ms=None,
+            plr_to=0.01 * (i % 8),
+            plr_from=0.0,
+            copies_to=1,
+            copies_from=1,
+            recovered=0,
+            filled=0,
+            taken_over=0,
+            went_away=0,
+        )
+        for i in range(n)
+    )
+    nothing = SpentView(0, 0, 0, 0, 0.0)
+    view = ClusterView("<b>", 30, n, devices, "<b>", 1.0, 0.5, nothing, None, Load(), ())
+    return b"data: " + msgspec.json.encode(Frame(10, (), view)) + b"\n\n"
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("n", [2, 3, 5, 9, 17, 64])
+def test_the_map_of_few_and_of_many(
+    chromium: Any, served: Served, n: int, viewport: dict[str, int]
+) -> None:
+    """Nothing covers anything else, or leaves the map; names are text."""
+    with window(chromium, "about:blank", viewport=viewport) as opened:
+        page = opened.page
+        body, kind = frame_of(n), "text/event-stream"
+        page.route("**/dashboard/feed", lambda route: route.fulfill(body=body, content_type=kind))
+        page.goto(served.url)
+        page.wait_for_selector(".node")
+        # At one moment: the map is drawn again with every view.
+        around, *boxes = page.evaluate(
+            "[...document.querySelectorAll('#map, .node .body')]"
+            ".map((shown) => shown.getBoundingClientRect().toJSON())"
+        )
+        assert len(boxes) == n
+        for i, box in enumerate(boxes):
+            assert around["x"] <= box["x"] + 1
+            assert box["x"] + box["width"] <= around["x"] + around["width"] + 1
+            for other in boxes[:i]:
+                beside = abs(middle(box, "x") - middle(other, "x"))
+                above = abs(middle(box, "y") - middle(other, "y"))
+                wide = (box["width"] + other["width"]) / 2
+                high = (box["height"] + other["height"]) / 2
+                # Small ones are circles.
+                apart = math.hypot(beside, above) >= wide if wide == high else False
+                assert apart or beside >= wide or above >= high, (i, box, other)
+        assert page.locator("#rows th").first.text_content() == "<img src=x onerror=alert(0)>"
+        assert page.locator("main img, main b:not(.key b)").count() == 0
+    assert opened.said == []
+
+
+def middle(box: dict[str, float], axis: str) -> float:
+    return box[axis] + box["width" if axis == "x" else "height"] / 2
 
 
 def test_a_chat_streams_and_has_a_price(chromium: Any, served: Served) -> None:
