@@ -166,12 +166,12 @@ def test_start(tiny_model: Path) -> None:
     assert row.must_move_mb > 0
 
 
-def test_serving(tiny_model: Path) -> None:
-    cases = [ServingCase(2, 1), ServingCase(2, 3, prompt_tokens=40), ServingCase(1, 2)]
-    one, many, alone = rows_measured(SERVING, cases, tiny_model, Size(1, 10, 60.0))
-    assert one.overhead > 0 < one.run_ms
-    assert (one.factor, many.streams, alone.factor) == (1, 3, None)
-    assert many.factor > 0
+def test_serving(demo_model: Path) -> None:
+    """Of a model with words: a random one ends its answers when it likes."""
+    cases = [ServingCase(2, 3, prompt_tokens=40), ServingCase(1, 2)]
+    many, alone = rows_measured(SERVING, cases, demo_model, Size(1, 8, 60.0))
+    assert (many.streams, many.devices, alone.devices) == (3, 2, 1)
+    assert many.factor is None is alone.added_ms
     assert many.ttft_s > 0
     assert many.unevenness >= 1
 
