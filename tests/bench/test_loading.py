@@ -8,7 +8,7 @@ from halo_edge.bench.decoding import Decoding
 from halo_edge.bench.lab_cluster import LabSample
 from halo_edge.bench.loading import DEVICES, LOADING, RATES, WORKER, Case, Sample, memory_bytes
 from halo_edge.cluster.relaxation import Spent
-from halo_edge.cluster.worker import MEMORY_SHARE
+from halo_edge.cluster.worker_memory import MEMORY_SHARE
 from halo_edge.lab.lab import DeviceUsage
 from halo_edge.lab.shapes import read_shape
 from halo_edge.plan.memory import groups_in, residents
