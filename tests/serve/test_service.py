@@ -295,7 +295,8 @@ def test_random_departures_leave_nothing(make: Any) -> None:
     assert (load.running, load.waiting) == (0, 0)
     assert load.kv_used == load.kv_kept
     assert len(bench.listener.answered) == 501
-    assert not (service._jobs or service._by_sequence or service._waiting or service._cancelled)
+    assert not (service._jobs or service._by_sequence or service._inbox.n_waiting)
+    assert service._inbox.take() == ([], [])
 
 
 def test_a_step_that_fails_once_is_tried_again(make: Any) -> None:
