@@ -396,7 +396,7 @@ def test_close_lets_answers_end_or_fails_them(make: Any) -> None:
     async def cut() -> None:
         stream = bench.service.submit(request(n=100))
         closing = asyncio.create_task(asyncio.to_thread(bench.service.close, 0))
-        while bench.service._close_by_s == float("inf"):
+        while bench.service._inbox._close_by_s == float("inf"):
             await asyncio.to_thread(lambda: None)
         bench.gather.go()
         await closing
