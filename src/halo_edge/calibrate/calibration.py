@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.calibrate.checkpoint import Checkpoint
-from halo_edge.calibrate.corpus import WINDOW, Sources, Text, collect
+from halo_edge.calibrate.corpus import WINDOW, Text, collect
 from halo_edge.calibrate.first_pass import Structure, first_pass
 from halo_edge.calibrate.held_out import Fit, fit
 from halo_edge.calibrate.own_words import OwnWords
@@ -30,6 +30,13 @@ from halo_edge.calibrate.second_pass import SecondPass
 from halo_edge.calibrate.sweep import Sweep, Window, undisturbed
 from halo_edge.calibrate.tap import TappedModel
 from halo_edge.calibrate.together import Damage, Together
+from halo_edge.calibrate.work import (
+    FIRST_PASS_SHARE,
+    SPECIAL_LAYERS,
+    SWEEP_TOKENS,
+    Settings,
+    Work,
+)
 from halo_edge.engine.load import LoadedModel
 from halo_edge.groups.profile import (
     MAX_NATS,
@@ -41,29 +48,14 @@ from halo_edge.groups.profile import (
 from halo_edge.groups.surrogate import Fill
 
 SEED: Final = 1
-FIRST_PASS_SHARE: Final = 0.25
-"""Of the text: importance and directions need less of it than regressions do."""
 SWEEP_WINDOW: Final = 256
-SWEEP_TOKENS: Final = 640
-"""Of held-out text, in windows of at most `SWEEP_WINDOW`."""
+"""The most tokens of a window of the sweep."""
 SPECIAL_SHARE: Final = 0.5
 """A position is special if at least so many pieces are out of the ordinary there."""
-SPECIAL_LAYERS: Final = 4
-"""Those most out of the ordinary are tried, of each special position."""
 FACTOR_BOUNDS: Final = (0.2, 5.0)
 CHECKPOINT_EVERY_S: Final = 15.0
 CHECKPOINT_SHARE: Final = 0.02
 """The most of the time that may go into writing checkpoints."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user may choose."""
-
-    tokens: int = 20_480
-    group_size: int = 64
-    rank: int = 64
-    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)
@@ -80,52 +72,6 @@ class Findings:
     def repaired(self) -> float:
         """The share of the damage that the sketch fill repairs."""
         return 1 - self.sketch.measured / max(self.zero.measured, 1e-12)
-
-
-class Work:
-    """How much of all the work is done, in tokens through the model, roughly."""
-
-    # What a token of each stage takes, in passes without logits on the demo model.
-    COSTS: Final = {
-        "text": 0.8,  # half of it is read, the other half generated
-        "first pass": 1.1,
-        "second pass": 1.0,
-        "held-out text": 1.3,
-        "sweep": 0.9,
-        "check": 1.1,
-    }
-
-    def __init__(self, settings: Settings, n_layers: int, tell: Callable[[str, float], None]):
-        learned = settings.tokens * 7 / 8
-        tokens = {
-            "text": settings.tokens,
-            "first pass": learned * FIRST_PASS_SHARE,
-            "second pass": learned,
-            "held-out text": settings.tokens / 8,
-            "sweep": (n_layers + SPECIAL_LAYERS) * SWEEP_TOKENS,
-            "check": 2 * SWEEP_TOKENS,
-        }
-        whole = sum(self.COSTS[stage] * n for stage, n in tokens.items())
-        self._shares = {stage: self.COSTS[stage] * n / whole for stage, n in tokens.items()}
-        self._tokens = tokens
-        self._tell = tell
-
-    def stage(self, name: str) -> Callable[[int], None]:
-        """Told the tokens that were done, of a stage that begins now."""
-        before, done = sum(list(self._shares.values())[: list(self._shares).index(name)]), 0
-
-        def progress(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            part = min(1.0, done / self._tokens[name])
-            self._tell(name, min(1.0, before + self._shares[name] * part))
-
-        progress(0)
-        return progress
-
-    def end(self) -> None:
-        """All is done, whatever it was thought to take."""
-        self._tell("done", 1.0)
 
 
 class Calibration:
