@@ -342,11 +342,23 @@ def test_a_busy_worker(
         first.kill()  # it cannot say goodbye
         first.wait(10)
         assert "waiting for another" in read_until(process.stderr, "the root is gone")
-        done = halo("run", "hi", "--raw", "-n", "2", "-m", "MODEL", *reach)
-        assert done.returncode == 0
-        # For a model so small the worker is of no use.
-        assert "plan: root 100 %; predicted TPOT " in done.stderr
-        assert "without w1 (with: " in done.stderr
+        second = subprocess.Popen(
+            [*HALO, "chat", "-m", str(tiny_model), "-n", "2", *reach],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        try:
+            assert second.stdin is not None
+            second.stdin.write(b"hi\n")
+            second.stdin.flush()
+            # For a model so small the worker is of no use.
+            plan = read_until(second.stderr, "without w1 (with: ")
+            assert "plan: root 100 %; predicted TPOT " in plan
+        finally:
+            second.kill()
+            second.communicate(timeout=10)
     finally:
         first.kill()
         first.communicate(timeout=10)

@@ -47,6 +47,7 @@ class Cluster:
         self.told: list[str] = []
         self.hurried: list[list[str]] = []
         self.replicas = False
+        self.away: set[DeviceId] = set()
         self.fails = 0
         self.planned_times = 0
         self.without: set[str] = set()
@@ -62,6 +63,7 @@ class Cluster:
             self._carry_out,
             self._hurry,
             self.told.append,
+            lambda: self.away,
         )
 
     def until(self, happened: Callable[[], bool]) -> None:
@@ -112,6 +114,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halo_edge.cluster.replanner.POLL_S", 0.01)
     monkeypatch.setattr("halo_edge.plan.admission.GONE_AFTER_S", 0.05)
     monkeypatch.setattr("halo_edge.plan.admission.RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr("halo_edge.plan.silence.SILENT_S", 0.05)
+    monkeypatch.setattr("halo_edge.plan.silence.ASK_AGAIN_S", 0.05)
 
 
 @pytest.fixture
@@ -254,3 +258,16 @@ def test_what_nobody_computes_is_planned_without_at_once(
     cluster.until(lambda: len(cluster.carried_out) == 1)
     assert cluster.carried_out == [["b"]]
     assert cluster.hurried == []
+
+
+def test_a_host_that_vanishes_without_a_word(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers no rounds for long, and is planned without; and is let in when it answers."""
+    monkeypatch.setattr("halo_edge.plan.admission.AGAIN_AFTER_S", 0.0)
+    b = cluster.known.pop("b")
+    cluster.away = {DeviceId(2)}
+    cluster.until(lambda: cluster.carried_out == [["a"]])
+    cluster.away = set()
+    cluster.known["b"] = b
+    cluster.until(lambda: cluster.carried_out == [["a"], ["a", "b"]])

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
 from halo_edge.cluster.membership import Came, Left, Needed
@@ -20,6 +20,7 @@ from halo_edge.cluster.planner import Planned, Planner, Workers, shares_in_words
 from halo_edge.errors import HaloError
 from halo_edge.plan.admission import Admission
 from halo_edge.plan.plan import Plan
+from halo_edge.plan.silence import Silence
 from halo_edge.sync.ids import ROOT, DeviceId
 
 # Leaving a session does not wait longer for a plan that is under way.
@@ -59,8 +60,10 @@ class Replanner:
         carry_out: CarryOut,
         hurry: Hurry,
         tell: Callable[[str], None],
+        away: Callable[[], Set[DeviceId]] = frozenset,
     ) -> None:
-        """`session`: the root's. `workers`: that are there. `plan`: in use."""
+        """`session`: the root's. `workers`: that are there. `plan`: in use. `away`: who answers no
+        rounds at present."""
         self._session = session
         self._workers = dict(workers)
         self._numbers = {worker.worker: device for device, worker in workers.items()}
@@ -76,6 +79,8 @@ class Replanner:
         self._urgent = False  # somebody left since it was last looked who might replace it
         self._incomplete = False  # the plan in use is to be carried out again
         self._admission = Admission(workers)
+        self._away = away
+        self._silence = Silence()
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -180,6 +185,7 @@ class Replanner:
         """Whether a plan is due, and carry it out."""
         now = time.monotonic()
         self._urgent = False
+        self._listen(now)
         if self._replaced(now):
             return
         members = self._admission.due(now)
@@ -197,6 +203,13 @@ class Replanner:
             return
         if better is not None:
             self._make(chosen, lambda: better)
+
+    def _listen(self, now: float) -> None:
+        """Who says nothing for long has left; and may be back."""
+        for number in self._silence.gone(self._away(), now):
+            self._admission.left(number, now)
+        for number in self._silence.to_ask(now):
+            self._came(self._workers[DeviceId(number)].worker)
 
     def _replaced(self, now: float) -> bool:
         """Whether others, who hold the weights of those that left, are to go on with their work."""
@@ -244,6 +257,7 @@ class Replanner:
                 return
             device = self._numbers[name] = DeviceId(max(self._numbers.values(), default=0) + 1)
         self._workers[device] = worker
+        self._silence.back(device)
         if worker.session != self._session:
             self._ready.discard(device)
         # Who has no share in the plan needs no part in it.

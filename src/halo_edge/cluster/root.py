@@ -166,6 +166,7 @@ class Cluster:
                 self._replan,
                 self._replan_in_a_hurry,
                 self._tell,
+                lambda: self.away,
             )
             if alone:
                 clock = self._gather.between
