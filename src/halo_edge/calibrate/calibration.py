@@ -7,8 +7,7 @@
     sweep           nats for lost energy, layer by layer; special positions
     check           how damages add up -> sensitivities set right
 
-Each stage is a file; this one says what comes after what, keeps the checkpoint, and tells how far
-it is.
+Each stage is a file; this one says what comes after what, and what is kept of it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from halo_edge.calibrate.checkpoint import Checkpoint
 from halo_edge.calibrate.corpus import WINDOW, Text, collect
 from halo_edge.calibrate.first_pass import Structure, first_pass
 from halo_edge.calibrate.held_out import Fit, fit
+from halo_edge.calibrate.kept import Kept, cut, joined
 from halo_edge.calibrate.own_words import OwnWords
 from halo_edge.calibrate.second_pass import SecondPass
 from halo_edge.calibrate.sweep import Sweep, Window, undisturbed
@@ -53,9 +53,6 @@ SWEEP_WINDOW: Final = 256
 SPECIAL_SHARE: Final = 0.5
 """A position is special if at least so many pieces are out of the ordinary there."""
 FACTOR_BOUNDS: Final = (0.2, 5.0)
-CHECKPOINT_EVERY_S: Final = 15.0
-CHECKPOINT_SHARE: Final = 0.02
-"""The most of the time that may go into writing checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,8 @@ class Calibration:
         """`progress` is told the stage, and how much of all work is done, 0 ... 1. `clock`: s."""
         self._model = model
         self._settings = settings
-        self._checkpoint = checkpoint
-        self._clock = clock
         self._tapped = TappedModel(model)
-        self._saved = checkpoint.load()
-        self._save_at = clock() + CHECKPOINT_EVERY_S
+        self._kept = Kept(checkpoint, clock)
         self._work = Work(settings, model.params.n_layers, progress)
 
     def run(self, fingerprint: str, about: dict[str, str]) -> tuple[Profile, Findings]:
@@ -129,38 +123,44 @@ class Calibration:
 
     def _text(self) -> Text:
         progress = self._work.stage("text")
-        if "text" not in self._saved:
+        if "text" not in self._kept.arrays:
             settings = self._settings
             text = collect(
                 settings.sources, self._model.tokenizer, self._own_words, settings.tokens,
                 min(WINDOW, self._model.context), SEED, progress,
             )  # fmt: skip
-            tokens, lengths = _joined([*text.learned, *text.held_out])
+            tokens, lengths = joined([*text.learned, *text.held_out])
             for name in ("words", "word_lengths"):
-                self._saved.pop(name, None)
-            self._save(text=tokens, lengths=lengths, n_learned=np.array(len(text.learned)))
-        pieces = _cut(self._saved["text"], self._saved["lengths"])
-        n_learned = int(self._saved["n_learned"])
+                self._kept.arrays.pop(name, None)
+            self._kept.keep(
+                {
+                    "text": tokens,
+                    "lengths": lengths,
+                    "n_learned": np.array(len(text.learned)),
+                }
+            )
+        pieces = cut(self._kept.arrays["text"], self._kept.arrays["lengths"])
+        n_learned = int(self._kept.arrays["n_learned"])
         return Text(tuple(pieces[:n_learned]), tuple(pieces[n_learned:]))
 
     def _own_words(self) -> Iterator[list[int]]:
         """What the model says; what it said before a kill is not said again."""
         words = OwnWords(self._model, SEED)
         said: list[list[int]] = []
-        if "words" in self._saved:
-            said = _cut(self._saved["words"], self._saved["word_lengths"])
+        if "words" in self._kept.arrays:
+            said = cut(self._kept.arrays["words"], self._kept.arrays["word_lengths"])
             yield from said
         while True:
             batch = words.batch(len(said) // words.size)
             said += batch
-            self._save_now_and_then(
-                dict(zip(("words", "word_lengths"), _joined(said), strict=True))
+            self._kept.keep_now_and_then(
+                dict(zip(("words", "word_lengths"), joined(said), strict=True))
             )
             yield from batch
 
     def _first_pass(self, text: Text) -> Structure:
         progress = self._work.stage("first pass")
-        if "bases" not in self._saved:
+        if "bases" not in self._kept.arrays:
             wanted = max(WINDOW, int(sum(map(len, text.learned)) * FIRST_PASS_SHARE))
             pieces = []
             for piece in text.learned:
@@ -171,25 +171,28 @@ class Calibration:
             structure = first_pass(
                 self._tapped, pieces, settings.group_size, settings.rank, SEED, progress
             )
-            self._save(
-                permutations=structure.permutations,
-                bases=structure.bases,
-                typical=structure.typical,
+            self._kept.keep(
+                {
+                    "permutations": structure.permutations,
+                    "bases": structure.bases,
+                    "typical": structure.typical,
+                }
             )
-        return Structure(self._saved["permutations"], self._saved["bases"], self._saved["typical"])
+        saved = self._kept.arrays
+        return Structure(saved["permutations"], saved["bases"], saved["typical"])
 
     def _second_pass(self, text: Text, structure: Structure) -> SecondPass:
         progress = self._work.stage("second pass")
         moments = SecondPass(self._tapped, structure, self._settings.group_size, WINDOW)
-        if "pieces" in self._saved:
-            moments.restore(self._saved)
+        if "pieces" in self._kept.arrays:
+            moments.restore(self._kept.arrays)
         for i, piece in enumerate(text.learned):
             if i >= moments.pieces:
                 moments.add(piece)
-                self._save_now_and_then(moments.state())
+                self._kept.keep_now_and_then(moments.state())
             progress(len(piece))
-        if "swept" not in self._saved:
-            self._save(**moments.state())
+        if "swept" not in self._kept.arrays:
+            self._kept.keep(moments.state())
         return moments
 
     def _sweep(
@@ -207,8 +210,8 @@ class Calibration:
             frozenset(special),
         )
         figures, swept = np.zeros((n_layers, 2)), 0
-        if "swept" in self._saved:
-            figures, swept = self._saved["figures"], int(self._saved["swept"])
+        if "swept" in self._kept.arrays:
+            figures, swept = self._kept.arrays["figures"], int(self._kept.arrays["swept"])
         for layer in range(n_layers):
             for i, window in enumerate(windows):
                 if layer >= swept:
@@ -216,7 +219,7 @@ class Calibration:
                     figures[layer] += sweep.layer(layer, window, rng)
                 progress(len(window.tokens))
             swept = max(swept, layer + 1)
-            self._save_now_and_then({"figures": figures, "swept": np.array(swept)})
+            self._kept.keep_now_and_then({"figures": figures, "swept": np.array(swept)})
         nats, energy = figures.T
         found = []
         for position, layers in special.items():
@@ -269,28 +272,6 @@ class Calibration:
         factor = sketch.measured / sketch.expected if sketch.expected > 0 else 1.0
         factor = min(max(factor, FACTOR_BOUNDS[0]), FACTOR_BOUNDS[1])
         return Findings(float(fitted.spearman.mean()), zero, sketch, factor)
-
-    def _save_now_and_then(self, arrays: dict[str, NDArray[Any]]) -> None:
-        if self._clock() >= self._save_at:
-            self._save(**arrays)
-
-    def _save(self, **arrays: NDArray[Any]) -> None:
-        begun = self._clock()
-        self._saved |= arrays
-        self._checkpoint.save(self._saved)
-        now = self._clock()
-        self._save_at = now + max(CHECKPOINT_EVERY_S, (now - begun) / CHECKPOINT_SHARE)
-
-
-def _joined(pieces: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """All tokens, and the length of each piece."""
-    tokens = np.concatenate([np.array(piece, np.int32) for piece in pieces])
-    return tokens, np.array([len(piece) for piece in pieces], np.int32)
-
-
-def _cut(tokens: NDArray[Any], lengths: NDArray[Any]) -> list[list[int]]:
-    """The pieces again."""
-    return [piece.tolist() for piece in np.split(tokens, np.cumsum(lengths)[:-1])]
 
 
 def _sweep_windows(pieces: Sequence[Sequence[int]]) -> list[Sequence[int]]:
