@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
 from halo_edge.bench.median import Reading
-from halo_edge.bench.start import START, Case, Sample, _fresh_cache
+from halo_edge.bench.start import START, Case, Sample
 from halo_edge.lab.shapes import read_shape
-from halo_edge.model.cache import user_cache
 
 SHAPE = read_shape("tinyllama-1.1b")
 
@@ -30,17 +26,3 @@ def test_rows() -> None:
     assert split.target_s == pytest.approx(1.2 * 8 + 2)
     assert (scheduled.cold_s, scheduled.cold_at_least_s) == (None, 90.0)
     assert "> 90.0" in START.table([split, scheduled])
-
-
-def test_a_cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HALO_EDGE_CACHE", str(tmp_path))
-    with _fresh_cache() as cache:
-        assert user_cache() == cache
-        assert not list(cache.iterdir())
-    assert user_cache() == tmp_path
-    assert not list(tmp_path.iterdir())
-    monkeypatch.delenv("HALO_EDGE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with _fresh_cache():
-        pass
-    assert "HALO_EDGE_CACHE" not in os.environ
