@@ -480,3 +480,32 @@ def test_a_budget_takes_a_profile(make: Any) -> None:
         assert await read(bench.service.submit(request(kl_budget=0.0)))
 
     run(main())
+
+
+def test_a_mistake_with_one_leaves_nobody_waiting(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that come during a step the first fails in a way that nobody foresaw."""
+    bench = make()
+    add, wrong = Engine.add, request(prompt(5))
+
+    def failing(engine: Engine, tokens: list[int], *rest: Any) -> Any:
+        if tokens is wrong.prompt:
+            raise RuntimeError("a mistake")
+        return add(engine, tokens, *rest)
+
+    monkeypatch.setattr(Engine, "add", failing)
+
+    async def main() -> None:
+        bench.gather.hold()
+        streams = [bench.service.submit(request())]
+        while not bench.gather.steps:
+            await asyncio.sleep(0)
+        streams += [bench.service.submit(each) for each in (wrong, request())]
+        bench.gather.go()
+        for stream in streams:
+            with pytest.raises(HaloError, match="internal error: RuntimeError: a mistake"):
+                await read(stream)
+        assert await read(bench.service.submit(request()))
+
+    run(main())

@@ -155,6 +155,7 @@ class Service:
                 return False
         arrived, cancelled = self._inbox.take()
         closing = self._inbox.overdue
+        self._jobs |= {job.stream: job for job in arrived}  # first: one may fail all
         for job in arrived:
             self._begin(job)
         for stream in cancelled:
@@ -166,7 +167,6 @@ class Service:
 
     def _begin(self, job: Job) -> None:
         request, cluster = job.request, self._session.cluster
-        self._jobs[job.stream] = job
         try:
             sequence = self._engine.add(
                 request.prompt, request.params, request.user, request.constraint
