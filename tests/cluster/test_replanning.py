@@ -19,11 +19,12 @@ from halo_edge.cluster.benchmark_cache import Benchmark
 from halo_edge.cluster.control import ControlOptions, open_control
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.messages import CONTROL_VERSION, TraceReply, WorkerInfo
+from halo_edge.cluster.plan_in_use import PlanInUse
 from halo_edge.cluster.planner import Planned
 from halo_edge.cluster.planner import Workers as Planning
 from halo_edge.cluster.profile_message import BenchmarkTask
 from halo_edge.cluster.relaxation import RelaxOptions
-from halo_edge.cluster.root import Cluster, RoundsOptions
+from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.scheduling import Scheduling
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.cluster.worker_control import WorkerControl
@@ -420,7 +421,7 @@ def test_a_pause_has_an_end(
     tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("halo_edge.cluster.rounds_ffn.PAUSE_S", 0.2)
-    monkeypatch.setattr(Cluster, "_replan", refuse)
+    monkeypatch.setattr(PlanInUse, "replace", refuse)
     relax = RelaxOptions(take_over=False)
     with cluster_of(tiny_model, workers, relax=relax) as (session, told):
         workers.kill("a")

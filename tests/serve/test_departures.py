@@ -155,9 +155,9 @@ def test_who_goes_away_leaves_nothing(own_api: Any, endings: Endings, server: Se
     assert until(lambda: server.connections == 0)
     assert until(lambda: server.tasks() == before), f"{server.tasks()} tasks, {before} before"
     assert service.load.kv_used == service.load.kv_kept
-    assert not (service._jobs or service._by_sequence or service._waiting or service._cancelled)
+    assert not (service._jobs or service._by_sequence or service._inbox.n_waiting)
     engine = service._engine
-    assert engine._make_room(engine.n_cells), "not all cells can be freed"
+    assert engine._reuse.make_room(engine.n_cells), "not all cells can be freed"
     # Some end while it is on its way that nobody wants them any more.
     assert endings.finished <= sum(map(finishes, came)) + DEPARTURES // 20
     assert endings.cancelled > DEPARTURES // 4

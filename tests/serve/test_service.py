@@ -300,7 +300,8 @@ def test_random_departures_leave_nothing(make: Any) -> None:
     assert (load.running, load.waiting) == (0, 0)
     assert load.kv_used == load.kv_kept
     assert len(bench.listener.answered) == 501
-    assert not (service._jobs or service._by_sequence or service._waiting or service._cancelled)
+    assert not (service._jobs or service._by_sequence or service._inbox.n_waiting)
+    assert service._inbox.take() == ([], [])
 
 
 def test_a_step_that_fails_once_is_tried_again(make: Any) -> None:
@@ -400,7 +401,7 @@ def test_close_lets_answers_end_or_fails_them(make: Any) -> None:
     async def cut() -> None:
         stream = bench.service.submit(request(n=100))
         closing = asyncio.create_task(asyncio.to_thread(bench.service.close, 0))
-        while bench.service._close_by_s == float("inf"):
+        while bench.service._inbox._close_by_s == float("inf"):
             await asyncio.to_thread(lambda: None)
         bench.gather.go()
         await closing
@@ -482,5 +483,34 @@ def test_a_budget_takes_a_profile(make: Any) -> None:
             with pytest.raises(HaloError, match="number of nats"):
                 bench.service.submit(request(kl_budget=bad))
         assert await read(bench.service.submit(request(kl_budget=0.0)))
+
+    run(main())
+
+
+def test_a_mistake_with_one_leaves_nobody_waiting(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that come during a step the first fails in a way that nobody foresaw."""
+    bench = make()
+    add, wrong = Engine.add, request(prompt(5))
+
+    def failing(engine: Engine, tokens: list[int], *rest: Any) -> Any:
+        if tokens is wrong.prompt:
+            raise RuntimeError("a mistake")
+        return add(engine, tokens, *rest)
+
+    monkeypatch.setattr(Engine, "add", failing)
+
+    async def main() -> None:
+        bench.gather.hold()
+        streams = [bench.service.submit(request())]
+        while not bench.gather.steps:
+            await asyncio.sleep(0)
+        streams += [bench.service.submit(each) for each in (wrong, request())]
+        bench.gather.go()
+        for stream in streams:
+            with pytest.raises(HaloError, match="internal error: RuntimeError: a mistake"):
+                await read(stream)
+        assert await read(bench.service.submit(request()))
 
     run(main())

@@ -7,29 +7,36 @@
     sweep           nats for lost energy, layer by layer; special positions
     check           how damages add up -> sensitivities set right
 
-Each stage is a file; this one says what comes after what, keeps the checkpoint, and tells how far
-it is.
+Each stage is a file; this one says what comes after what, and what is kept of it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.calibrate.checkpoint import Checkpoint
-from halo_edge.calibrate.corpus import WINDOW, Sources, Text, collect
+from halo_edge.calibrate.corpus import WINDOW, Text, collect
 from halo_edge.calibrate.first_pass import Structure, first_pass
 from halo_edge.calibrate.held_out import Fit, fit
+from halo_edge.calibrate.kept import Kept, cut, joined
 from halo_edge.calibrate.own_words import OwnWords
 from halo_edge.calibrate.second_pass import SecondPass
 from halo_edge.calibrate.sweep import Sweep, Window, undisturbed
 from halo_edge.calibrate.tap import TappedModel
 from halo_edge.calibrate.together import Damage, Together
+from halo_edge.calibrate.work import (
+    FIRST_PASS_SHARE,
+    SPECIAL_LAYERS,
+    SWEEP_TOKENS,
+    Settings,
+    Work,
+)
 from halo_edge.engine.load import LoadedModel
 from halo_edge.groups.profile import (
     MAX_NATS,
@@ -41,29 +48,11 @@ from halo_edge.groups.profile import (
 from halo_edge.groups.surrogate import Fill
 
 SEED: Final = 1
-FIRST_PASS_SHARE: Final = 0.25
-"""Of the text: importance and directions need less of it than regressions do."""
 SWEEP_WINDOW: Final = 256
-SWEEP_TOKENS: Final = 640
-"""Of held-out text, in windows of at most `SWEEP_WINDOW`."""
+"""The most tokens of a window of the sweep."""
 SPECIAL_SHARE: Final = 0.5
 """A position is special if at least so many pieces are out of the ordinary there."""
-SPECIAL_LAYERS: Final = 4
-"""Those most out of the ordinary are tried, of each special position."""
 FACTOR_BOUNDS: Final = (0.2, 5.0)
-CHECKPOINT_EVERY_S: Final = 15.0
-CHECKPOINT_SHARE: Final = 0.02
-"""The most of the time that may go into writing checkpoints."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user may choose."""
-
-    tokens: int = 20_480
-    group_size: int = 64
-    rank: int = 64
-    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)
@@ -82,52 +71,6 @@ class Findings:
         return 1 - self.sketch.measured / max(self.zero.measured, 1e-12)
 
 
-class Work:
-    """How much of all the work is done, in tokens through the model, roughly."""
-
-    # What a token of each stage takes, in passes without logits on the demo model.
-    COSTS: Final = {
-        "text": 0.8,  # half of it is read, the other half generated
-        "first pass": 1.1,
-        "second pass": 1.0,
-        "held-out text": 1.3,
-        "sweep": 0.9,
-        "check": 1.1,
-    }
-
-    def __init__(self, settings: Settings, n_layers: int, tell: Callable[[str, float], None]):
-        learned = settings.tokens * 7 / 8
-        tokens = {
-            "text": settings.tokens,
-            "first pass": learned * FIRST_PASS_SHARE,
-            "second pass": learned,
-            "held-out text": settings.tokens / 8,
-            "sweep": (n_layers + SPECIAL_LAYERS) * SWEEP_TOKENS,
-            "check": 2 * SWEEP_TOKENS,
-        }
-        whole = sum(self.COSTS[stage] * n for stage, n in tokens.items())
-        self._shares = {stage: self.COSTS[stage] * n / whole for stage, n in tokens.items()}
-        self._tokens = tokens
-        self._tell = tell
-
-    def stage(self, name: str) -> Callable[[int], None]:
-        """Told the tokens that were done, of a stage that begins now."""
-        before, done = sum(list(self._shares.values())[: list(self._shares).index(name)]), 0
-
-        def progress(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            part = min(1.0, done / self._tokens[name])
-            self._tell(name, min(1.0, before + self._shares[name] * part))
-
-        progress(0)
-        return progress
-
-    def end(self) -> None:
-        """All is done, whatever it was thought to take."""
-        self._tell("done", 1.0)
-
-
 class Calibration:
     """One run for one model. `checkpoint`: where to go on from, and what to keep up to date."""
 
@@ -142,11 +85,8 @@ class Calibration:
         """`progress` is told the stage, and how much of all work is done, 0 ... 1. `clock`: s."""
         self._model = model
         self._settings = settings
-        self._checkpoint = checkpoint
-        self._clock = clock
         self._tapped = TappedModel(model)
-        self._saved = checkpoint.load()
-        self._save_at = clock() + CHECKPOINT_EVERY_S
+        self._kept = Kept(checkpoint, clock)
         self._work = Work(settings, model.params.n_layers, progress)
 
     def run(self, fingerprint: str, about: dict[str, str]) -> tuple[Profile, Findings]:
@@ -183,38 +123,44 @@ class Calibration:
 
     def _text(self) -> Text:
         progress = self._work.stage("text")
-        if "text" not in self._saved:
+        if "text" not in self._kept.arrays:
             settings = self._settings
             text = collect(
                 settings.sources, self._model.tokenizer, self._own_words, settings.tokens,
                 min(WINDOW, self._model.context), SEED, progress,
             )  # fmt: skip
-            tokens, lengths = _joined([*text.learned, *text.held_out])
+            tokens, lengths = joined([*text.learned, *text.held_out])
             for name in ("words", "word_lengths"):
-                self._saved.pop(name, None)
-            self._save(text=tokens, lengths=lengths, n_learned=np.array(len(text.learned)))
-        pieces = _cut(self._saved["text"], self._saved["lengths"])
-        n_learned = int(self._saved["n_learned"])
+                self._kept.arrays.pop(name, None)
+            self._kept.keep(
+                {
+                    "text": tokens,
+                    "lengths": lengths,
+                    "n_learned": np.array(len(text.learned)),
+                }
+            )
+        pieces = cut(self._kept.arrays["text"], self._kept.arrays["lengths"])
+        n_learned = int(self._kept.arrays["n_learned"])
         return Text(tuple(pieces[:n_learned]), tuple(pieces[n_learned:]))
 
     def _own_words(self) -> Iterator[list[int]]:
         """What the model says; what it said before a kill is not said again."""
         words = OwnWords(self._model, SEED)
         said: list[list[int]] = []
-        if "words" in self._saved:
-            said = _cut(self._saved["words"], self._saved["word_lengths"])
+        if "words" in self._kept.arrays:
+            said = cut(self._kept.arrays["words"], self._kept.arrays["word_lengths"])
             yield from said
         while True:
             batch = words.batch(len(said) // words.size)
             said += batch
-            self._save_now_and_then(
-                dict(zip(("words", "word_lengths"), _joined(said), strict=True))
+            self._kept.keep_now_and_then(
+                dict(zip(("words", "word_lengths"), joined(said), strict=True))
             )
             yield from batch
 
     def _first_pass(self, text: Text) -> Structure:
         progress = self._work.stage("first pass")
-        if "bases" not in self._saved:
+        if "bases" not in self._kept.arrays:
             wanted = max(WINDOW, int(sum(map(len, text.learned)) * FIRST_PASS_SHARE))
             pieces = []
             for piece in text.learned:
@@ -225,25 +171,28 @@ class Calibration:
             structure = first_pass(
                 self._tapped, pieces, settings.group_size, settings.rank, SEED, progress
             )
-            self._save(
-                permutations=structure.permutations,
-                bases=structure.bases,
-                typical=structure.typical,
+            self._kept.keep(
+                {
+                    "permutations": structure.permutations,
+                    "bases": structure.bases,
+                    "typical": structure.typical,
+                }
             )
-        return Structure(self._saved["permutations"], self._saved["bases"], self._saved["typical"])
+        saved = self._kept.arrays
+        return Structure(saved["permutations"], saved["bases"], saved["typical"])
 
     def _second_pass(self, text: Text, structure: Structure) -> SecondPass:
         progress = self._work.stage("second pass")
         moments = SecondPass(self._tapped, structure, self._settings.group_size, WINDOW)
-        if "pieces" in self._saved:
-            moments.restore(self._saved)
+        if "pieces" in self._kept.arrays:
+            moments.restore(self._kept.arrays)
         for i, piece in enumerate(text.learned):
             if i >= moments.pieces:
                 moments.add(piece)
-                self._save_now_and_then(moments.state())
+                self._kept.keep_now_and_then(moments.state())
             progress(len(piece))
-        if "swept" not in self._saved:
-            self._save(**moments.state())
+        if "swept" not in self._kept.arrays:
+            self._kept.keep(moments.state())
         return moments
 
     def _sweep(
@@ -261,8 +210,8 @@ class Calibration:
             frozenset(special),
         )
         figures, swept = np.zeros((n_layers, 2)), 0
-        if "swept" in self._saved:
-            figures, swept = self._saved["figures"], int(self._saved["swept"])
+        if "swept" in self._kept.arrays:
+            figures, swept = self._kept.arrays["figures"], int(self._kept.arrays["swept"])
         for layer in range(n_layers):
             for i, window in enumerate(windows):
                 if layer >= swept:
@@ -270,7 +219,7 @@ class Calibration:
                     figures[layer] += sweep.layer(layer, window, rng)
                 progress(len(window.tokens))
             swept = max(swept, layer + 1)
-            self._save_now_and_then({"figures": figures, "swept": np.array(swept)})
+            self._kept.keep_now_and_then({"figures": figures, "swept": np.array(swept)})
         nats, energy = figures.T
         found = []
         for position, layers in special.items():
@@ -323,28 +272,6 @@ class Calibration:
         factor = sketch.measured / sketch.expected if sketch.expected > 0 else 1.0
         factor = min(max(factor, FACTOR_BOUNDS[0]), FACTOR_BOUNDS[1])
         return Findings(float(fitted.spearman.mean()), zero, sketch, factor)
-
-    def _save_now_and_then(self, arrays: dict[str, NDArray[Any]]) -> None:
-        if self._clock() >= self._save_at:
-            self._save(**arrays)
-
-    def _save(self, **arrays: NDArray[Any]) -> None:
-        begun = self._clock()
-        self._saved |= arrays
-        self._checkpoint.save(self._saved)
-        now = self._clock()
-        self._save_at = now + max(CHECKPOINT_EVERY_S, (now - begun) / CHECKPOINT_SHARE)
-
-
-def _joined(pieces: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """All tokens, and the length of each piece."""
-    tokens = np.concatenate([np.array(piece, np.int32) for piece in pieces])
-    return tokens, np.array([len(piece) for piece in pieces], np.int32)
-
-
-def _cut(tokens: NDArray[Any], lengths: NDArray[Any]) -> list[list[int]]:
-    """The pieces again."""
-    return [piece.tolist() for piece in np.split(tokens, np.cumsum(lengths)[:-1])]
 
 
 def _sweep_windows(pieces: Sequence[Sequence[int]]) -> list[Sequence[int]]:

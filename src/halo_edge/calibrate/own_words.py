@@ -37,6 +37,9 @@ class OwnWords:
             model.local_ffn(),
             context=self._length,
             end_tokens=frozenset(model.tokenizer.eog_ids),
+            # What is computed in a step must not depend on how long steps take: it is rounded
+            # otherwise then, and the text is not the same when it is made again.
+            clock=lambda: 0.0,
         )
         texts = [_chat(model, text) for text in PROMPTS] + [_plain(model, o) for o in OPENINGS]
         self._prompts = [tokens[: self._length // 2] for tokens in texts if tokens]

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from typer import Argument, Option
 
 from halo_edge import __version__
-from halo_edge.calibrate.calibration import SEED, Calibration, Findings, Settings
+from halo_edge.calibrate.calibration import SEED, Calibration, Findings
 from halo_edge.calibrate.checkpoint import Checkpoint
 from halo_edge.calibrate.corpus import WINDOW, Sources
 from halo_edge.calibrate.own_words import CONTEXT
+from halo_edge.calibrate.work import Settings
 from halo_edge.cli.compute import model_path
 from halo_edge.cli.console import notes, print_json
 from halo_edge.cli.options import Json

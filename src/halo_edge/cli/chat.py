@@ -10,9 +10,11 @@ from halo_edge.cli.chat_commands import COMMANDS, EXITS, obey
 from halo_edge.cli.chat_input import PipedInput, TerminalInput
 from halo_edge.cli.chat_screen import PlainScreen, TerminalScreen
 from halo_edge.cli.compute import compute_session
+from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.cli.console import notes
 from halo_edge.cli.generate import System
-from halo_edge.cli.options import ComputeOptions, Context, SamplingOptions
+from halo_edge.cli.options import Context
+from halo_edge.cli.sampling_options import SamplingOptions
 from halo_edge.cli.talk import Talk
 from halo_edge.errors import HaloError
 

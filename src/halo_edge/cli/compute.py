@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.cli.console import byte_progress, notes
-from halo_edge.cli.options import ComputeOptions
 from halo_edge.cli.profile_option import chosen_profile, hint
 from halo_edge.cluster.session import Session, open_session
 from halo_edge.cluster.trace_fetch import Timeline

@@ -9,8 +9,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 from halo_edge.cli.compute import compute_session, model_path
+from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.cli.console import byte_progress, notes, print_json
-from halo_edge.cli.options import ComputeOptions, Json, Model
+from halo_edge.cli.options import Json, Model
 from halo_edge.cli.prompt import text_argument, text_file
 from halo_edge.cli.report import spent_fields
 from halo_edge.engine.kl import KlMeter, Origin, open_base, save_base

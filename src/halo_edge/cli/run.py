@@ -7,11 +7,13 @@ from typing import Annotated
 from typer import Argument, Option
 
 from halo_edge.cli.compute import compute_session
+from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.cli.console import notes, print_json, print_piece
 from halo_edge.cli.generate import System, generator_of, stream
-from halo_edge.cli.options import ComputeOptions, Context, Json, SamplingOptions
+from halo_edge.cli.options import Context, Json
 from halo_edge.cli.prompt import chat_tokens, prompt_tokens, text_argument
 from halo_edge.cli.report import Marks, TrafficMark, figures, summary
+from halo_edge.cli.sampling_options import SamplingOptions
 from halo_edge.cli.stats import stats_of
 from halo_edge.model.chat_template import Message
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 from typer import Option
 
 from halo_edge.cli.compute import compute_session
+from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.cli.console import notes
-from halo_edge.cli.options import ComputeOptions, Context
+from halo_edge.cli.options import Context
 from halo_edge.cli.prompt import text_file
 from halo_edge.cluster.session import Session
 from halo_edge.engine.load import DEFAULT_KV_BYTES

@@ -10,6 +10,7 @@ from typing import Final
 from halo_edge.cluster.limits import Limits
 from halo_edge.cluster.measuring import Measured
 from halo_edge.cluster.messages import WorkerInfo
+from halo_edge.cluster.planner import ROOT_NAME
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.plan.device import Cluster, SharedCores
 from halo_edge.plan.device_profile import DeviceProfile
@@ -19,7 +20,6 @@ from halo_edge.plan.observed import Allowance, Observed
 from halo_edge.sync.ids import ROOT, DeviceId
 from halo_edge.sync.peer import LinkReport
 
-ROOT_NAME: Final = "root"
 _UNKNOWN_CORES: Final = SharedCores("not known yet")
 # So many are remembered of each link; there is one a second.
 ROUND_TRIPS: Final = 12

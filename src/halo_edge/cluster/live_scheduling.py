@@ -12,10 +12,9 @@ from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.live_devices import LiveDevices
 from halo_edge.cluster.measuring import Measuring, benchmark_task
 from halo_edge.cluster.messages import WorkerInfo
-from halo_edge.cluster.relaxation import RelaxOptions
+from halo_edge.cluster.rounds_options import RoundsOptions
 from halo_edge.cluster.scheduling import Scheduling
 from halo_edge.compute.requantise import DownType
-from halo_edge.compute.wire import Wire
 from halo_edge.model.cache import user_shards
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.plan.criticality import Criticality
@@ -28,18 +27,17 @@ def live_scheduling(
     cluster: str,
     gguf: GgufFile,
     packing: Packing,
-    wire: Wire,
-    relax: RelaxOptions,
+    options: RoundsOptions,
     threads: int,
     kv_cells: int,
-    replicas: int,
     ask: Callable[[str], WorkerInfo],
 ) -> Scheduling:
-    """`threads`, `kv_cells`: the root's. `replicas`: see `Workload`. `ask`: see `Scheduling`. This
-    device is measured with the first plan, if it has not been.
+    """`threads`, `kv_cells`: the root's. `ask`: see `Scheduling`. This device is measured with the
+    first plan, if it has not been.
 
     Raises `HaloError` for a model with which it cannot be.
     """
+    relax, wire = options.relax, options.wire
     requantised = packing.profile is not None and packing.down is DownType.Q8_0
     task = benchmark_task(gguf, ggml.GGML_TYPE_Q8_0 if requantised else None, wire)
     shape = packing.shape
@@ -53,7 +51,7 @@ def live_scheduling(
         criticality=criticality,
         max_copies=relax.max_copies,
         cells=kv_cells,
-        replicas=replicas,
+        replicas=1 if options.replicas is None else options.replicas,
     )
 
     def devices() -> LiveDevices:

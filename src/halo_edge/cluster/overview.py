@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from halo_edge.cluster.messages import WorkerInfo
-from halo_edge.cluster.planner import shares_in_words
+from halo_edge.cluster.planner import ROOT_NAME, shares_in_words
 from halo_edge.cluster.relaxation import Spent
 from halo_edge.cluster.speed import DecodeTimes
 from halo_edge.plan.model_shape import ModelShape
@@ -130,7 +130,7 @@ def overview_of(
 
     root = DeviceOverview(
         number=ROOT,
-        name="root",
+        name=ROOT_NAME,
         host=own.host,
         state=State.IN_USE,
         groups=groups(ROOT),

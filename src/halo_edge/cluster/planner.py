@@ -18,6 +18,9 @@ from halo_edge.sync.ids import ROOT, DeviceId
 
 Workers = Mapping[DeviceId, WorkerInfo]
 
+ROOT_NAME: Final = "root"
+"""What the root is called among the names of workers."""
+
 INHERITED: Final = "from replicas"
 """What is to be said of a plan that moves nothing."""
 

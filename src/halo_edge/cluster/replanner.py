@@ -16,7 +16,14 @@ from typing import Final
 
 from halo_edge.cluster.membership import Came, Left, Needed
 from halo_edge.cluster.messages import WorkerInfo
-from halo_edge.cluster.planner import Planned, Planner, Workers, shares_in_words, shares_of
+from halo_edge.cluster.planner import (
+    ROOT_NAME,
+    Planned,
+    Planner,
+    Workers,
+    shares_in_words,
+    shares_of,
+)
 from halo_edge.errors import HaloError
 from halo_edge.plan.admission import Admission
 from halo_edge.plan.plan import Plan
@@ -301,5 +308,5 @@ def _held(plan: Plan) -> dict[int, tuple[range, tuple[range, ...]]]:
 
 def in_words(what: str, made: Planned, workers: Workers) -> str:
     """A line for the user."""
-    names = {ROOT: "root"} | {device: worker.worker for device, worker in workers.items()}
+    names = {ROOT: ROOT_NAME} | {device: worker.worker for device, worker in workers.items()}
     return "; ".join(filter(None, [f"{what}: {shares_in_words(made.plan, names)}", made.words]))

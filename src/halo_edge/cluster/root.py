@@ -1,30 +1,32 @@
 """The root's cluster: a session with workers, from the first assignment until they are let go.
 
-The rounds themselves are in `rounds_ffn.py`, and what a plan makes of them in `epochs.py`.
+The rounds themselves are in `rounds_ffn.py`, what a plan makes of them in `epochs.py`, how one
+plan follows another in `plan_in_use.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import uuid4
 
 import zenoh
 
 from halo_edge.cluster.discovery import check_usable
-from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_scheduling import live_scheduling
 from halo_edge.cluster.membership import Came, Left, Membership, Needed
 from halo_edge.cluster.messages import WorkerInfo
-from halo_edge.cluster.overview import Members, Overview, Own, overview_of
+from halo_edge.cluster.overview import Overview, Own, overview_of
+from halo_edge.cluster.plan_in_use import PlanInUse, with_part
 from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.replanner import Replanner, in_words
 from halo_edge.cluster.root_end import RootEnd
+from halo_edge.cluster.roster import Roster
 from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.rounds_options import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.scheduling import Outlook, Scheduling
@@ -77,22 +79,19 @@ class Cluster:
         self._params = params
         self._end: RootEnd | None = None
         self._epochs: Epochs | None = None
-        self._gather: RoundsFfn | None = None
+        self._open: _Open | None = None
         self._replanner: Replanner | None = None
         self._scheduled: Scheduling | None = None
         self._tell = tell
-        self._heard: Mapping[DeviceId, WorkerInfo] = {}
-        self._loading: frozenset[DeviceId] = frozenset()
         self.noticed: Callable[[Came | Left], None] = lambda _: None
         """Is told, in whatever thread, which workers come and go."""
-        self.workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
+        self._workers = {DeviceId(i): worker for i, worker in enumerate(workers, 1)}
         self.name = uuid4().hex
         profile = options.profile
         if profile is not None:
             profile = placed(profile, options.placement, options.placement_seed)
         check_split(options.split, len(workers))
         self.packing = Packing(gguf, params, profile, options.down, options.shards)
-        self._plan: Plan | None = None
         serve_shards(self.packing.store, session, cluster, self.name, progress)
         self._membership = Membership(session, cluster, self.name, self._changed)
 
@@ -107,7 +106,7 @@ class Cluster:
         """
         options, wire = self._options, self._options.wire
         self._own = Own(socket.gethostname(), runtime.threads, read_limits().memory_bytes)
-        self._end = end = RootEnd(options.transport, self.workers)
+        self._end = end = RootEnd(options.transport, self._workers)
         encoder = WireCodec(wire.x, self._params.hidden).encoder(activations.x)
         terms = end.terms(
             self._cluster,
@@ -134,16 +133,15 @@ class Cluster:
         # Over TCP workers cannot come later.
         alone = scheduling.alone() if scheduling is not None and end.may_change else None
         if alone:
-            self._plan = alone
-            self._loading = frozenset(self.workers)
-            epoch = epochs.alone(alone)
+            plan = alone
+            epoch = epochs.alone(plan)
         else:
-            made = planner.plan(self.workers)
-            self._plan = made.plan
+            made = planner.plan(self._workers)
+            plan = made.plan
             if scheduling is not None:
-                self._tell(in_words("plan", made, self.workers))
-            epoch = epochs.make(made.plan, self._with_part(made.plan, self.workers))
-        self._gather = RoundsFfn(
+                self._tell(in_words("plan", made, self._workers))
+            epoch = epochs.make(plan, with_part(plan, self._workers))
+        rounds = RoundsFfn(
             epoch,
             options.relax,
             end.open(options.wrap_link),
@@ -153,34 +151,40 @@ class Cluster:
             tracer,
             self._pause if end.may_change else None,
         )
+        loading = frozenset(self._workers) if alone else frozenset[DeviceId]()
+        in_use = PlanInUse(plan, self._workers, loading, epochs, end, rounds)
+        self._open = _Open(rounds, in_use, Roster(self._membership, in_use, rounds))
         if scheduling is not None:
-            scheduling.rounds = self._gather
+            scheduling.rounds = rounds
             self._scheduled = scheduling
         if end.may_change:
             self._replanner = Replanner(
                 self.name,
-                self.workers,
-                self._plan,
+                self._workers,
+                plan,
                 planner,
                 self._ask,
-                self._replan,
-                self._replan_in_a_hurry,
+                in_use.replace,
+                in_use.replace_in_a_hurry,
                 self._tell,
-                lambda: self.away,
+                lambda: rounds.away,
             )
             if alone:
-                clock = self._gather.between
+                clock = rounds.between
                 self._replanner.plan_and_follow(lambda: clock.begun_steps)
             else:
                 self._replanner.follow()
-        return self._gather
+        return rounds
 
     @property
     def plan(self) -> Plan:
         """The one in use, or about to be."""
-        if self._plan is None:
-            raise RuntimeError("gather() comes first")
-        return self._plan
+        return self._opened().in_use.plan
+
+    @property
+    def workers(self) -> Workers:
+        """All that are or were part of a plan."""
+        return self._workers if self._open is None else self._open.in_use.workers
 
     @property
     def outlook(self) -> Outlook | None:
@@ -191,26 +195,26 @@ class Cluster:
     @property
     def members(self) -> Mapping[DeviceId, str]:
         """The workers of the plan in use, by name."""
-        return self._opened().members
+        return self._opened().rounds.members
 
     def relax(self, options: RelaxOptions) -> None:
         """How far rounds are relaxed from the next step on; what was learned is forgotten.
 
         Raises `HaloError` for what takes a profile and has none.
         """
-        self._opened().relax(options)
+        self._opened().rounds.relax(options)
         if self._scheduled is not None:
             self._scheduled.relax(options.kl_budget)
 
     def open_account(self, sequence: int, nats_per_token: float) -> None:
         """A sequence of the engine's, about to begin, has a budget of its own. In the engine's
         thread. Raises `HaloError` for what takes a profile and has none."""
-        self._opened().open_account(SequenceKey(sequence), nats_per_token)
+        self._opened().rounds.open_account(SequenceKey(sequence), nats_per_token)
 
     def close_account(self, sequence: int) -> float:
         """A sequence has ended; the predicted damage of what it went on without, in nats. In the
         engine's thread."""
-        return self._opened().close_account(SequenceKey(sequence))
+        return self._opened().rounds.close_account(SequenceKey(sequence))
 
     @property
     def statistics(self) -> Statistics:
@@ -220,16 +224,16 @@ class Cluster:
     @property
     def spent(self) -> Spent:
         """What the rounds needed so far beyond what came by itself."""
-        return self._opened().spent()
+        return self._opened().rounds.spent()
 
     def link_reports(self) -> dict[DeviceId, LinkReport]:
         """How the links to the workers are at present."""
-        return self._opened().link_reports()
+        return self._opened().rounds.link_reports()
 
     @property
     def away(self) -> frozenset[DeviceId]:
         """The workers that are taken for gone at present. Any thread may ask."""
-        return self._opened().away
+        return self._opened().rounds.away
 
     def sketches(self) -> Floats | None:
         """See `Epochs.sketches`."""
@@ -237,30 +241,19 @@ class Cluster:
 
     def happened(self) -> Happened:
         """Where chunks did not come by themselves."""
-        return self._opened().happened()
+        return self._opened().rounds.happened()
 
     def hear(self) -> None:
         """Ask the workers in use how they are, for `overview`. It may take seconds."""
-        rounds, membership, heard = self._opened(), self._membership, {}
-        for device, name in rounds.ready.items():
-            if device not in rounds.away and not membership.has_left(name):
-                with contextlib.suppress(HaloError):  # they may be on their way out
-                    heard[device] = membership.ask(name)
-        self._heard = heard
+        self._opened().roster.hear()
 
     def overview(self) -> Overview:
         """What is known of the session and its devices. Any thread may ask."""
-        rounds, left = self._opened(), self._membership.has_left
-        known = self._replanner.known if self._replanner is not None else {}
-        known = {**self.workers, **known, **self._heard}
-        members = Members(
-            known,
-            rounds.ready,
-            self._loading,
-            rounds.away,
-            {worker.worker for worker in known.values() if left(worker.worker)},
+        opened = self._opened()
+        members = opened.roster.members({} if self._replanner is None else self._replanner.known)
+        return overview_of(
+            opened.in_use.plan, self.packing.shape, members, opened.rounds, self._own
         )
-        return overview_of(self.plan, self.packing.shape, members, rounds, self._own)
 
     def traces(self) -> list[DeviceTrace]:
         """What the workers recorded. Raises `HaloError` for one that does not answer."""
@@ -284,35 +277,10 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _opened(self) -> RoundsFfn:
-        if self._gather is None:
+    def _opened(self) -> _Open:
+        if self._open is None:
             raise RuntimeError("gather() comes first")
-        return self._gather
-
-    def _replan(self, plan: Plan, workers: Workers) -> None:
-        """From a step soon after. Raises `HaloError` for a worker that cannot have its part."""
-        assert self._epochs is not None
-        workers = self._with_part(plan, workers)
-        self._loading = frozenset(workers)
-        try:
-            epoch = self._epochs.make(plan, workers)
-        finally:
-            self._loading = frozenset()
-        self._adopt(plan, workers, epoch)
-
-    def _replan_in_a_hurry(self, plan: Plan, workers: Workers) -> bool:
-        """The same, but strict for now; whether `_replan` would be more than that."""
-        assert self._epochs is not None
-        workers = self._with_part(plan, workers)
-        self._adopt(plan, workers, self._epochs.make_strict(plan, workers))
-        return self._epochs.relaxable
-
-    def _adopt(self, plan: Plan, workers: Workers, epoch: Epoch) -> None:
-        assert self._end is not None
-        self._end.reach(workers)
-        self._plan = plan
-        self.workers = {**self.workers, **workers}
-        self._opened().adopt(epoch)
+        return self._open
 
     def _scheduling(self, threads: int, kv_cells: int) -> Scheduling | None:
         options = self._options
@@ -323,18 +291,11 @@ class Cluster:
             self._cluster,
             self._gguf,
             self.packing,
-            options.wire,
-            options.relax,
+            options,
             threads,
             kv_cells,
-            1 if options.replicas is None else options.replicas,
             self._ask,
         )
-
-    @staticmethod
-    def _with_part(plan: Plan, workers: Workers) -> Workers:
-        """Those that have neurons: the others take no part in rounds."""
-        return {device: workers[device] for device in map(DeviceId, plan.workers)}
 
     def _ask(self, name: str) -> WorkerInfo:
         """Raises `HaloError` for a worker that does not answer, or cannot be used from here."""
@@ -362,3 +323,12 @@ class Cluster:
         self.noticed(event)
         if self._replanner is not None:
             self._replanner.put(event)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """What there is once the rounds can begin."""
+
+    rounds: RoundsFfn
+    in_use: PlanInUse
+    roster: Roster

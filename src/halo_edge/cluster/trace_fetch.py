@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from halo_edge.cluster import control
 from halo_edge.cluster.messages import ClockReply, TraceReply, decode
+from halo_edge.cluster.planner import ROOT_NAME
 from halo_edge.engine.trace import Tracer, spans_of
 from halo_edge.errors import HaloError
 
@@ -59,7 +60,7 @@ class Timeline:
 
 def root_trace(tracer: Tracer) -> DeviceTrace:
     """The root's own."""
-    return DeviceTrace("root", spans_of(tracer.data()), tracer.dropped, ClockOffset())
+    return DeviceTrace(ROOT_NAME, spans_of(tracer.data()), tracer.dropped, ClockOffset())
 
 
 def compare_clocks(

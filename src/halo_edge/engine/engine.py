@@ -17,10 +17,11 @@ from halo_edge.engine.forward import Forward, Rows
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.kv_cells import SequenceId
 from halo_edge.engine.pace import Pace
-from halo_edge.engine.prefixes import MAX_KEPT, MIN_REUSE, Prefixes, common_prefix
+from halo_edge.engine.reuse import Reuse
 from halo_edge.engine.sampling import Sampled, SamplingParams
 from halo_edge.engine.sequence import Sequence
 from halo_edge.engine.trace import Activity
+from halo_edge.engine.turns import Turns
 from halo_edge.engine.waiting_line import WaitingLine
 from halo_edge.errors import HaloError
 
@@ -30,8 +31,6 @@ PREFILL_CHUNK: Final = 128
 # Sequences computed together. With more, what a step reads is shared by more, but small devices
 # compute no faster for it, and everybody's tokens come slower.
 MAX_RUNNING: Final = 16
-# Users whose turns are remembered.
-MAX_USERS: Final = 1024
 # Cells for so many tokens to come are there when a sequence is admitted: if all go on for longer
 # than there is room, the newest has to be computed again.
 GROWTH: Final = 128
@@ -72,9 +71,9 @@ class Engine:
         self._clock = clock
         self._waiting = WaitingLine()
         self._running: list[Sequence] = []  # in the order in which they were admitted
-        self._prefixes = Prefixes()
+        self._reuse = Reuse(forward)
         self._pace = Pace()
-        self._served: dict[str, None] = {}  # users whose prompts got on, the last one last
+        self._turns = Turns()
         self._next_id = 0
 
     @property
@@ -99,7 +98,7 @@ class Engine:
     def n_cells_kept(self) -> int:
         """Of those used, by sequences that have ended: for whoever begins like them, until
         somebody needs the room."""
-        return self._prefixes.n_tokens
+        return self._reuse.n_kept
 
     def check(self, prompt: SequenceOf[int]) -> None:
         """Raises `HaloError` for a prompt that is empty, foreign, or longer than the context. Any
@@ -136,20 +135,14 @@ class Engine:
         are kept for whoever begins with the same tokens."""
         if sequence in self._running:
             self._running.remove(sequence)
-            if sequence.n_computed < MIN_REUSE:
-                self._forward.cells.release(sequence.id)
-            else:
-                self._prefixes.keep(sequence.id, sequence.tokens[: sequence.n_computed])
-                if len(self._prefixes) > MAX_KEPT:
-                    self._forward.cells.release(self._prefixes.drop_oldest())
+            self._reuse.keep(sequence)
         else:
             self._waiting.remove(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """End `sequence` and free its cells now."""
         self.end(sequence)
-        if self._prefixes.drop(sequence.id):
-            self._forward.cells.release(sequence.id)
+        self._reuse.drop(sequence)
 
     def step(self) -> list[NewToken]:
         """Compute one step; the tokens it brought (none while no prompt is through).
@@ -205,19 +198,16 @@ class Engine:
             sizes = [(sequence, 1) for sequence in decoding] + chunks
             batch = [(sequence, sequence.next_rows(size)) for sequence, size in sizes]
             rows = sum(len(rows.tokens) for _, rows in batch)
-            if self._make_room(rows) or len(self._running) == 1:
+            if self._reuse.make_room(rows) or len(self._running) == 1:
                 for sequence, _ in reversed(chunks):  # who got what was left is the next to choose
                     sequence.begun = True
-                    self._served.pop(sequence.user, None)
-                    self._served[sequence.user] = None
-                while len(self._served) > MAX_USERS:
-                    del self._served[next(iter(self._served))]
+                    self._turns.served(sequence.user)
                 return batch
             self._put_back(self._running[-1])
 
     def _chunks(self, decoding: int) -> list[tuple[Sequence, int]]:
         """Which prompts get on in a step in which so many answers do, and by how many tokens."""
-        prompts = self._prompts_by_turn()
+        prompts = self._turns.order(self._running)
         if not prompts:
             return []
         most = min(PREFILL_CHUNK, self._forward.max_tokens)
@@ -242,67 +232,14 @@ class Engine:
         for sequence in prompts:
             if not room:
                 break
-            if sequence.n_computed == 0 and not self._begin(sequence, chunks):
-                continue
+            if sequence.n_computed == 0:
+                before = [other for other, _ in chunks]
+                if not self._reuse.begin(sequence, self._running, before):
+                    continue
             size = min(room, len(sequence.tokens) - sequence.n_computed)
             chunks.append((sequence, size))
             room -= size
         return chunks
-
-    def _prompts_by_turn(self) -> list[Sequence]:
-        """Those with a prompt to be computed: one of each user, who was served longest ago first;
-        then the second of each."""
-        served = {user: turn for turn, user in enumerate(self._served)}
-        turns: dict[str, int] = {}
-        order = []
-        for sequence in self._running:
-            if sequence.prefilling:
-                turn = turns[sequence.user] = turns.get(sequence.user, -1) + 1
-                order.append(((turn, served.get(sequence.user, -1), sequence.id), sequence))
-        return [sequence for _, sequence in sorted(order, key=lambda entry: entry[0])]
-
-    def _begin(self, sequence: Sequence, before: SequenceOf[tuple[Sequence, int]]) -> bool:
-        """Take over what others have computed of the sequence's beginning; False if it had better
-        wait for what this very step computes, of those `before` it."""
-        wanted = sequence.tokens[:-1]  # somebody has to give the last one's logits
-        running = [
-            (common_prefix(other.tokens[: other.n_computed], wanted), other.id)
-            for other in self._running
-            if other is not sequence
-        ]
-        length, source = max(running, default=(0, sequence.id))
-        kept = self._prefixes.longest(wanted)
-        if kept is not None and kept[1] >= length:
-            source, length = kept
-        coming = max((common_prefix(other.tokens, wanted) for other, _ in before), default=0)
-        if coming >= length + MIN_REUSE:
-            return False
-        if length:
-            self._take_over(sequence, source, length)
-        return True
-
-    def _take_over(self, sequence: Sequence, source: SequenceId, length: int) -> None:
-        """The cells themselves where most of them are of use, else a copy of what is in them."""
-        cells, kept = self._forward.cells, self._prefixes.length(source)
-        if kept and (2 * length >= kept or cells.n_free < length):
-            self._prefixes.drop(source)
-            cells.release(source, keep=length)
-            cells.hand_over(source, sequence.id)
-        elif kept or self._make_room(length):
-            if kept:
-                self._prefixes.use(source)
-            self._forward.copy(source, sequence.id, length)
-        else:
-            return
-        sequence.n_computed = length
-        if len(sequence.tokens) == sequence.n_prompt:
-            sequence.n_reused = length
-
-    def _make_room(self, cells: int) -> bool:
-        """Free so many cells at the expense of what is kept; whether that was enough."""
-        while self._forward.cells.n_free < cells and len(self._prefixes):
-            self._forward.cells.release(self._prefixes.drop_oldest())
-        return self._forward.cells.n_free >= cells
 
     def _put_back(self, sequence: Sequence) -> None:
         """Let it wait again; it will be computed anew, with what it has generated."""

@@ -6,7 +6,7 @@ Knows neither cells nor steps; it is asked when there is room for another sequen
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from halo_edge.engine.sequence import Sequence
 
@@ -19,10 +19,6 @@ class WaitingLine:
 
     def __len__(self) -> int:
         return sum(map(len, self._of_user.values()))
-
-    def __iter__(self) -> Iterator[Sequence]:
-        for line in self._of_user.values():
-            yield from line
 
     def put(self, sequence: Sequence) -> None:
         """Behind the others of its user."""

@@ -14,11 +14,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from halo_edge.cluster.overview import DeviceOverview, Overview, State
+from halo_edge.cluster.planner import ROOT_NAME
 from halo_edge.cluster.scheduling import Outlook
 from halo_edge.sync.ids import ROOT
 from halo_edge.sync.statistics import Statistics
 
-ROOT_NAME: Final = "root"
 REFUSED: Final = (
     "malformed",
     "wrong_length",

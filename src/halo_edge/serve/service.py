@@ -6,24 +6,22 @@ new requests and cancellations. It knows nothing of HTTP.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from typing import Final
 
-from halo_edge.cluster.relaxation import Spent
 from halo_edge.cluster.session import Session
 from halo_edge.engine.engine import MAX_RUNNING, Engine, NewToken
 from halo_edge.engine.generation import Answer
 from halo_edge.engine.sequence import FinishReason, Sequence
 from halo_edge.errors import HaloError
-from halo_edge.serve.request import Answered, Busy, Listener, Load, Price, Request
+from halo_edge.serve.inbox import Inbox
+from halo_edge.serve.job import Job
+from halo_edge.serve.request import Busy, Listener, Load, Request
 from halo_edge.serve.stream import Delivery, Mailbox, Stream
 
 MAX_WAITING: Final = 128
@@ -42,26 +40,6 @@ _NEWEST: Final = 0.2
 """The weight of a new measurement."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Job:
-    """A request under way. Times by the service's clock, in seconds."""
-
-    stream: Stream
-    mailbox: Mailbox
-    submitted_s: float
-    begun_s: float | None = None
-    first_s: float | None = None
-    last_s: float = 0.0
-    generated: int = 0
-    sequence: Sequence | None = None  # None: the engine's thread has not seen it yet
-    answer: Answer | None = None
-    spent: Spent | None = None  # by all, when it was begun
-
-    @property
-    def request(self) -> Request:
-        return self.stream.request
 
 
 class Service:
@@ -89,18 +67,11 @@ class Service:
             clock=clock,
         )
         self._listeners = listeners
-        self._max_waiting = max_waiting
         self._clock = clock
-        # Guarded by this lock: what the event loops put in.
-        self._wake = threading.Condition()
-        self._arrived: list[_Job] = []
-        self._cancelled: list[Stream] = []
-        self._waiting: Counter[str] = Counter()  # requests not yet begun, by user
-        self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
-        self._close_by_s = math.inf
+        self._inbox = Inbox(max_waiting, clock)
         # The thread's own.
-        self._jobs: dict[Stream, _Job] = {}
-        self._by_sequence: dict[Sequence, _Job] = {}
+        self._jobs: dict[Stream, Job] = {}
+        self._by_sequence: dict[Sequence, Job] = {}
         self._deliveries: dict[Mailbox, list[Delivery]] = {}
         self._failing_since_s: float | None = None
         self._trouble = ""
@@ -117,26 +88,12 @@ class Service:
         """
         self._engine.check(request.prompt)
         self._check_budget(request.kl_budget)
-        loop = asyncio.get_running_loop()
-        with self._wake:
-            if self._close_by_s < math.inf:
-                raise HaloError("the server is being stopped; try again when it is back")
-            # Whoever has much waiting leaves room for the others (Choudhury and Hahne, 1998).
-            free = self._max_waiting - self._waiting.total()
-            if self._waiting[request.user] >= free:
-                for listener in self._listeners:
-                    listener.refused(request)
-                raise Busy(
-                    f"{self._waiting.total()} requests are waiting, {self._waiting[request.user]} "
-                    f"of them yours; try again later",
-                    self._retry_after_s(),
-                )
-            self._waiting[request.user] += 1
-            mailbox = self._mailbox(loop)
-            stream = Stream(request, self._cancel)
-            self._arrived.append(_Job(stream, mailbox, self._clock()))
-            self._wake.notify()
-        return stream
+        try:
+            return self._inbox.put(request, self._retry_after_s())
+        except Busy:
+            for listener in self._listeners:
+                listener.refused(request)
+            raise
 
     @property
     def load(self) -> Load:
@@ -151,18 +108,9 @@ class Service:
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Take no more requests, and let those under way go on for so long; then they fail. Not in
         an event loop that answers are read in."""
-        with self._wake:
-            self._close_by_s = min(self._close_by_s, self._clock() + timeout_s)
-            self._wake.notify()
+        self._inbox.close(self._clock() + timeout_s)
         # A step may wait for a worker that stalls; the thread ends with the process then.
         self._thread.join(timeout_s + RETRY_FOR_S)
-
-    def _mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        mailbox = self._mailboxes.get(loop)
-        if mailbox is None:
-            self._mailboxes = {other: m for other, m in self._mailboxes.items() if not m.closed}
-            mailbox = self._mailboxes[loop] = Mailbox(loop)
-        return mailbox
 
     def _check_budget(self, nats_per_token: float | None) -> None:
         if nats_per_token is None:
@@ -180,11 +128,6 @@ class Service:
         """When one that runs is likely to end, so that one that waits begins and leaves room."""
         return max(1.0, self._request_s / max(1, self._load.running))
 
-    def _cancel(self, stream: Stream) -> None:
-        with self._wake:
-            self._cancelled.append(stream)
-            self._wake.notify()
-
     # What follows runs in the service's thread.
 
     def _run(self) -> None:
@@ -200,26 +143,23 @@ class Service:
                     self._fail(list(self._jobs.values()), told)
                 self._tell()
         finally:
-            with self._wake:
-                self._close_by_s = min(self._close_by_s, self._clock())
-                self._jobs |= {job.stream: job for job in self._arrived}
+            self._inbox.close(self._clock())
+            arrived, _ = self._inbox.take()
+            self._jobs |= {job.stream: job for job in arrived}
             self._fail(list(self._jobs.values()), HaloError("the server was stopped"))
             self._tell()
 
     def _take_in(self) -> bool:
         """Wait for something to do, and take in what has come; False when it is time to end."""
-        with self._wake:
-            if self._failing_since_s is not None:
-                self._wake.wait(RETRY_AFTER_S)
-            if not self._jobs:
-                self._failing_since_s, self._trouble = None, ""
-            while not (self._arrived or self._cancelled or self._jobs):
-                if self._close_by_s < math.inf:
-                    return False
-                self._wake.wait()
-            arrived, self._arrived = self._arrived, []
-            cancelled, self._cancelled = self._cancelled, []
-            closing = self._clock() > self._close_by_s
+        if self._failing_since_s is not None:
+            self._inbox.pause(RETRY_AFTER_S)
+        if not self._jobs:
+            self._failing_since_s, self._trouble = None, ""
+            if not self._inbox.wait():
+                return False
+        arrived, cancelled = self._inbox.take()
+        closing = self._inbox.overdue
+        self._jobs |= {job.stream: job for job in arrived}  # first: one may fail all
         for job in arrived:
             self._begin(job)
         for stream in cancelled:
@@ -229,9 +169,8 @@ class Service:
             self._end(job)
         return not closing
 
-    def _begin(self, job: _Job) -> None:
+    def _begin(self, job: Job) -> None:
         request, cluster = job.request, self._session.cluster
-        self._jobs[job.stream] = job
         try:
             sequence = self._engine.add(
                 request.prompt, request.params, request.user, request.constraint
@@ -260,7 +199,7 @@ class Service:
             assert job.sequence is not None  # the thread has seen all that are among its jobs
             if job.begun_s is None and job.sequence.begun:
                 job.begun_s, job.spent = begun_s, spent
-                self._forget_waiting(job)
+                self._inbox.begun(job.request.user)
             if job.sequence.error is not None:
                 self._end(job, error=job.sequence.error)
         for new in new_tokens:
@@ -281,27 +220,16 @@ class Service:
         jobs = list(self._jobs.values())
         self._fail([job for job in jobs if job.sequence and job.sequence.begun], error)
 
-    def _fail(self, jobs: SequenceOf[_Job], error: HaloError) -> None:
+    def _fail(self, jobs: SequenceOf[Job], error: HaloError) -> None:
         for job in jobs:
             self._end(job, error=error)
-
-    def _forget_waiting(self, job: _Job) -> None:
-        user = job.request.user
-        with self._wake:
-            self._waiting[user] -= 1
-            if not self._waiting[user]:
-                del self._waiting[user]
 
     def _take_token(self, new: NewToken, now_s: float) -> None:
         job = self._by_sequence.get(new.sequence)
         if job is None or job.answer is None:
             return
         first = job.first_s is None
-        since_s = now_s - (job.submitted_s if first else job.last_s)
-        if first:
-            job.first_s = now_s
-        job.last_s = now_s
-        job.generated += 1
+        since_s = job.token(now_s)
         text, finish = job.answer.push(new.sampled.token_id, new.sequence.finish)
         for listener in self._listeners:
             listener.token(job.request, since_s, first=first)
@@ -312,7 +240,7 @@ class Service:
 
     def _end(
         self,
-        job: _Job,
+        job: Job,
         text: str = "",
         new: NewToken | None = None,
         finish: FinishReason | None = None,
@@ -322,58 +250,28 @@ class Service:
         now_s, sequence = self._clock(), job.sequence
         del self._jobs[job.stream]
         if job.begun_s is None:
-            self._forget_waiting(job)
+            self._inbox.begun(job.request.user)
         else:
             self._request_s += _NEWEST * (now_s - job.begun_s - self._request_s)
         if sequence is not None:
             del self._by_sequence[sequence]
             self._engine.end(sequence)
-        begun_s = job.begun_s if job.begun_s is not None else now_s
-        answered = Answered(
-            request=job.request,
-            finish=finish,
-            error=str(error) if error is not None else "",
-            prompt_tokens=len(job.request.prompt),
-            reused_tokens=sequence.n_reused if sequence is not None else 0,
-            generated_tokens=job.generated,
-            queued_s=begun_s - job.submitted_s,
-            ttft_s=job.first_s - job.submitted_s if job.first_s is not None else None,
-            total_s=now_s - job.submitted_s,
-            price=self._price(job),
-        )
+        price = job.close_account(self._session.cluster)
+        answered = job.answered(now_s, price, finish, error)
         for listener in self._listeners:
             listener.ended(answered)
         token = new.sampled if new is not None else None
         self._deliver(job, Delivery(job.stream, text, token, finish, answered, error))
 
-    def _price(self, job: _Job) -> Price:
-        cluster = self._session.cluster
-        if cluster is None or job.sequence is None:
-            return Price()
-        nats, devices = cluster.close_account(job.sequence.id), 1 + len(cluster.members)
-        if job.spent is None:
-            return Price(devices=devices)
-        spent = cluster.spent.since(job.spent)
-        return Price(
-            nats,
-            math.exp(-nats),
-            spent.chunks_recovered,
-            spent.chunks_filled,
-            spent.chunks_taken_over,
-            devices,
-        )
-
-    def _deliver(self, job: _Job, delivery: Delivery) -> None:
+    def _deliver(self, job: Job, delivery: Delivery) -> None:
         self._deliveries.setdefault(job.mailbox, []).append(delivery)
 
     def _tell(self) -> None:
         """The event loops and whoever asks for the load."""
         engine = self._engine
-        with self._wake:
-            waiting = self._waiting.total()
         self._load = Load(
             engine.n_running,
-            waiting,
+            self._inbox.n_waiting,
             engine.n_cells_used / engine.n_cells,
             engine.n_cells_kept / engine.n_cells,
         )

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from halo_edge.cluster.overview import DeviceOverview, State
+from halo_edge.cluster.planner import ROOT_NAME
 from halo_edge.cluster.relaxation import Spent
 from halo_edge.cluster.session import Session
 from halo_edge.serve.events import Event, Events
 from halo_edge.serve.request import Load
+from halo_edge.sync.ids import ROOT
 
 # In the engine's thread: who is silent is looked at not more often.
 LOOK_S: Final = 0.25
@@ -122,7 +124,7 @@ class View:
                 layers=params.n_layers,
                 groups=1,
                 devices=(_alone(self._threads),),
-                plan="root 100 %",
+                plan=f"{ROOT_NAME} 100 %",
                 tpot_ms=None,
                 bound_ms=None,
                 spent=_spent(Spent()),
@@ -175,7 +177,7 @@ def _device(device: DeviceOverview) -> DeviceView:
 
 def _alone(threads: int) -> DeviceView:
     """The root, where it is the only device."""
-    own = DeviceOverview(0, "root", "", State.IN_USE, range(1), 1.0, 0, None, threads, None)
+    own = DeviceOverview(ROOT, ROOT_NAME, "", State.IN_USE, range(1), 1.0, 0, None, threads, None)
     return _device(own)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from halo_edge.cli.options import ComputeOptions
+from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.errors import HaloError
 
 
