@@ -10,6 +10,14 @@ from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.errors import HaloError
 
 
+def test_no_workers_is_this_process_whatever_cluster_there_is() -> None:
+    """As an environment variable may name one."""
+    options = ComputeOptions(workers=0, cluster="home").session(Path("model"), None, None)
+    assert (options.workers, options.control) == (0, None)
+    waits = ComputeOptions(workers=2, cluster="home").session(Path("model"), None, None)
+    assert waits.workers == 2 and waits.control is not None
+
+
 def replicas(text: str) -> int | None:
     return ComputeOptions(replicas=text).session(Path("model"), None, None).rounds.replicas
 

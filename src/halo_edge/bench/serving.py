@@ -40,7 +40,6 @@ PROMPT: Final = "The capital of France is"
 PORT: Final = 8080  # of the lab's own network
 READY_S: Final = 60.0
 END_S: Final = 30.0
-_OF_CLUSTERS: Final = ("HALO_CLUSTER", "HALO_CONNECT", "HALO_WORKERS")
 
 
 @dataclass(frozen=True)
@@ -201,8 +200,6 @@ class _Bench:
     def _spawned(self, command: Sequence[str], stdout: int) -> Iterator[subprocess.Popen[bytes]]:
         """Ended in any case."""
         root, environment = self.lab.spec.root.name, self.lab.environment()
-        if self.case.devices == 1:  # there is no cluster to be looked for
-            environment = {k: v for k, v in environment.items() if k not in _OF_CLUSTERS}
         with self.log.open("ab") as errors:
             process = self.lab.spawn(
                 root,

@@ -54,8 +54,8 @@ class ComputeOptions(RelaxingOptions):
             max=255,
             envvar="HALO_WORKERS",
             rich_help_panel=CLUSTER_PANEL,
-            help="Workers to start on this machine (default 3; 0: compute everything in one "
-            "process). With --cluster or --connect: workers to wait for (default: all found).",
+            help="Workers to start on this machine (default 3). With --cluster or --connect: "
+            "workers to wait for (default: all found). 0: compute everything in one process.",
         ),
     ] = None
     cluster: ClusterName = None
@@ -150,7 +150,7 @@ class ComputeOptions(RelaxingOptions):
     @property
     def several_devices(self) -> bool:
         """Whether anybody but this process computes."""
-        return self.workers != 0 or bool(self.cluster or self.connect or self.control_config)
+        return self.workers != 0
 
     def session(self, model: Path, context: int | None, profile: Profile | None) -> SessionOptions:
         """What they mean for the model in the file `model`, which has that profile or none.
@@ -173,7 +173,7 @@ class ComputeOptions(RelaxingOptions):
         )
         tracer = Recorder() if self.trace is not None else Tracer()
         cores = os.cpu_count() or 1
-        if self.cluster or self.connect or self.control_config:
+        if self.several_devices and (self.cluster or self.connect or self.control_config):
             control = control_options(self.cluster, self.connect, self.control_config)
             threads = self.threads or cores
             return SessionOptions(model, threads, context, self.workers, control, rounds, tracer)

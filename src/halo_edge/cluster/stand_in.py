@@ -130,16 +130,20 @@ class StandIn:
 
 
 class _Shards:
-    """A device's `WeightsByLayer`, each mapped when it is asked for."""
+    """A device's `WeightsByLayer`, each mapped when it is asked for, and then kept: every mapping
+    of a file has a descriptor."""
 
     def __init__(self, store: ShardStore, pieces: Sequence[range], n_layers: int) -> None:
         self._store = store
         self._pieces = pieces
         self._n_layers = n_layers
+        self._mapped: dict[int, LayerWeights] = {}
 
     def __len__(self) -> int:
         return self._n_layers
 
     def __getitem__(self, layer: int, /) -> LayerWeights:
-        weights = self._store.weights
-        return [tile for piece in self._pieces for tile in weights(layer, piece)]
+        if layer not in self._mapped:
+            weights = self._store.weights
+            self._mapped[layer] = [tile for piece in self._pieces for tile in weights(layer, piece)]
+        return self._mapped[layer]
