@@ -161,3 +161,32 @@ def test_the_cost_follows_measurements(
     assert stand_in.cost_s(ONE, 1) == pytest.approx(0.05, abs=0.001)
     assert stand_in.cost_s(ONE, 8) < 0.04  # nothing is known of other sizes and devices
     assert stand_in.cost_s(TWO, 1) < 0.04
+
+
+def test_got_ready_it_looks_at_no_tile_any_more(
+    source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, other = Root(source, tmp_path / "a"), Root(source, tmp_path / "b")
+    steps = sum(1 for _ in root.stand_in.get_ready())
+    assert steps == 2 * LAYERS  # nobody stands in for who has nothing
+
+    def none_left(*_: object) -> None:
+        raise AssertionError("it was to be ready")
+
+    monkeypatch.setattr(root.store, "weights", none_left)
+    for device in (ONE, TWO):
+        for layer in range(LAYERS):
+            root.encode(1, seed=layer)
+            other.encode(1, seed=layer)
+            found = bytes(root.stand_in.compute(device, layer, 1))
+            assert found == bytes(other.stand_in.compute(device, layer, 1))
+
+
+def test_what_is_too_large_for_the_memory_is_not_got_ready(
+    source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Root(source, tmp_path)
+    monkeypatch.setattr("halo_edge.cluster.stand_in.available_bytes", lambda: (1000, 1 << 30))
+    assert not list(root.stand_in.get_ready())
+    root.encode(1)
+    assert root.stand_in.compute(ONE, 0, 1)

@@ -15,6 +15,7 @@ from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
 from halo_edge.cluster.messages import FillTask, Transport, WorkerInfo
+from halo_edge.cluster.readying import Readying
 from halo_edge.cluster.relaxing import Relaxable
 from halo_edge.cluster.speed import DecodeClock
 from halo_edge.cluster.stand_in import StandIn
@@ -65,9 +66,15 @@ class Epochs:
         if packing.profile is not None:
             self._sketch = Sketch(packing.profile, len(activations.x), activations.x)
         self._number = 0
+        self._readying: Readying | None = None
         self._holdings: Holdings | None = None
         self._reading_s: dict[range, float] = {}
         self._last_own: tuple[range, FfnGraphs] | None = None
+
+    def close(self) -> None:
+        """End what goes on beside rounds."""
+        if self._readying is not None:
+            self._readying.stop()
 
     def sketches(self) -> Floats | None:
         """A copy of the sketch of every layer for the last step's first token, f32[L, K]; None
@@ -142,6 +149,8 @@ class Epochs:
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
         stand_in = self._stand_in(holdings)
         assigned.wait()
+        self.close()
+        self._readying = Readying(stand_in.get_ready())
         return Epoch(
             rounds,
             names,

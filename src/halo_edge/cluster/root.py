@@ -267,6 +267,8 @@ class Cluster:
         """Let the workers go: they wait for another root."""
         if self._replanner is not None:
             self._replanner.close()
+        if self._epochs is not None:
+            self._epochs.close()
         if self._end is not None:
             self._end.close()
         self._membership.close()

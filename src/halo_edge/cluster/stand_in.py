@@ -10,11 +10,12 @@ kinds of CPU do.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
+from halo_edge.cluster.limits import available_bytes
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import FfnGraphs, LayerWeights
 from halo_edge.compute.mapped import resident_share, want_mapped_pages
@@ -27,6 +28,8 @@ from halo_edge.sync.ids import DeviceId
 DISK_BYTES_PER_S: Final = 30e6
 MEMORY_BYTES_PER_S: Final = 3e9
 MULTIPLICATIONS_PER_S: Final = 5e9
+# Of the memory that is left, what is got ready for one device may take so much.
+FREE_SHARE: Final = 0.5
 # So many, and a few more, are looked at for that.
 GUESSED_LAYERS: Final = 4
 # The weight of a new measurement: the first is of pages that had to be read and graphs that had to
@@ -38,7 +41,7 @@ class StandIn:
     """`pieces`: of neurons, what each worker holds of every layer. `x`: where each round's x is
     encoded.
 
-    Runs in the root's thread, between its own graphs.
+    Runs in the root's thread, between its own graphs, but for `get_ready`.
     """
 
     def __init__(
@@ -75,13 +78,34 @@ class StandIn:
         begun_s = time.monotonic()
         graphs = self._graphs.get(device)
         if graphs is None:
-            weights = _Shards(self._store, self._pieces[device], self._n_layers)
-            x, out = self._x, self._out
-            graphs = self._graphs[device] = FfnGraphs(self._runtime.in_place(), weights, x, out)
+            graphs = self._graphs[device] = self._made(device)
         if not graphs.run(layer, tokens):
             self._out.clear(tokens)
         self._measure(device, tokens, time.monotonic() - begun_s)
         return self._partial[: tokens * self._row_bytes]
+
+    def get_ready(self) -> Iterator[None]:
+        """Step by step what the first `compute` for one token would have to do: map tiles, check
+        them, make graphs. Another thread may, meanwhile; and once only. Devices are left out whose
+        tiles would take more than half of the memory that is left."""
+        for device, pieces in self._pieces.items():
+            if not any(pieces) or not self._fits(device):
+                continue
+            graphs = self._made(device)
+            for layer in range(self._n_layers):
+                graphs.prepare_layer(layer)
+                yield
+            self._graphs.setdefault(device, graphs)
+
+    def _made(self, device: DeviceId) -> FfnGraphs:
+        weights = _Shards(self._store, self._pieces[device], self._n_layers)
+        return FfnGraphs(self._runtime.in_place(), weights, self._x, self._out)
+
+    def _fits(self, device: DeviceId) -> bool:
+        tiles = [tile for piece in self._pieces[device] for tile in self._store.mapped(0, piece)]
+        free = available_bytes()
+        nbytes = self._n_layers * sum(tile.nbytes for tile in tiles)
+        return free is None or nbytes <= FREE_SHARE * free[0]
 
     def cost_s(self, device: DeviceId, tokens: int) -> float:
         """How long `compute` is likely to take: as lately, for about so many tokens, or else from

@@ -149,7 +149,11 @@ class FfnGraphs:
     def prepare(self) -> None:
         """Make ready for decode, so that the first round need not wait for repacking."""
         for layer in range(len(self._weights)):
-            self._graph(layer, tokens=1)
+            self.prepare_layer(layer)
+
+    def prepare_layer(self, layer: int) -> None:
+        """The same for one layer."""
+        self._graph(layer, tokens=1)
 
     def run(self, layer: int, tokens: int) -> bool:
         """Compute `out` from `x`; False, with `out` untouched, if there is no neuron group here."""
