@@ -114,7 +114,7 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Row:
-    """`gaps`: of all repetitions. `settled_s`: until gaps are within 20 % of the last for good;
+    """`gaps`: of all repetitions. `settled_s`: until the median of five is within 20 % of the last;
     None where nothing is to settle. `course`: of the first repetition, the end of each gap in
     seconds after the event, and the gap, ms."""
 
@@ -149,15 +149,18 @@ def gaps_of(sample: LabSample) -> tuple[Gap, ...]:
 
 
 def settled_s(gaps: Sequence[Gap]) -> float:
-    """Of one generation: the last time at which they were not near those of the end."""
-    gaps_ms = [gap.ms for gap in gaps]
-    limit_ms = NEAR * median(gaps_ms[-max(WINDOW, int(LAST * len(gaps_ms))) :])
-    late = [
-        gaps[end - 1].at_s
-        for end in range(WINDOW, len(gaps) + 1)
-        if median(gaps_ms[end - WINDOW : end]) > limit_ms
-    ]
-    return max([0.0, *late])
+    """Of one generation: the first time after what happened at which the median of some gaps is
+    near that of those of the end. (Single gaps, and more under noise, are farther off now and then
+    all the time.)"""
+    after = [gap for gap in gaps if gap.at_s > 0]
+    gaps_ms = [gap.ms for gap in after]
+    limit_ms = NEAR * median(gaps_ms[-max(WINDOW, int(LAST * len(gaps_ms))) :] or [0.0])
+    near = (
+        after[end - 1].at_s
+        for end in range(WINDOW, len(after) + 1)
+        if median(gaps_ms[end - WINDOW : end]) <= limit_ms
+    )
+    return next(near, 0.0)
 
 
 def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:

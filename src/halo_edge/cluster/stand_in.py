@@ -117,7 +117,10 @@ class StandIn:
         return reading_s + tokens * token_s
 
     def prefetch(self, device: DeviceId) -> None:
-        """Have the kernel read the device's shards in the background."""
+        """Have the kernel read the device's shards in the background, unless they were got ready:
+        then it has."""
+        if device in self._graphs:
+            return
         for layer in range(self._n_layers):
             for piece in self._pieces[device]:
                 for tile in self._store.mapped(layer, piece):
