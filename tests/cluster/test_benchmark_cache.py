@@ -42,6 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(device_benchmark, "measure_device", measure)
     monkeypatch.setattr(benchmark_cache, "read_bandwidth", lambda directory: 40e6)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
     return found
 
 
@@ -54,6 +55,19 @@ def test_once(tmp_path: Path, made: list[int]) -> None:
     Benchmarks(directory, 2).of(TASK, None)
     Benchmarks(directory, 1).of(msgspec.structs.replace(TASK, hidden=256), None)
     assert made == [1, 2, 1]
+
+
+def test_not_kept_where_others_had_the_processors(
+    tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (4.0, 0.0, 0.0))
+    for _ in range(2):
+        assert Benchmarks(tmp_path, 1).of(TASK, None).profile == PROFILE
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 0.0, 0.0))
+    for _ in range(2):
+        Benchmarks(tmp_path, 1).of(TASK, None)
+    assert made == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,10 @@ from halo_edge.plan.device_profile import DeviceProfile
 BELIEVED_S: Final = 7 * 86400.0
 MAX_BYTES: Final = 1 << 16
 MIN_MEMORY_BYTES: Final = 4 << 20
+BUSY: Final = 1.5
+"""Processes that want to run, for each core, on average over the last minute: where there are more,
+what is measured is not kept. On a machine with five a core weights seemed to take three times as
+long as they do, and for a week no plan used it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Benchmarks:
                     room = max(MIN_MEMORY_BYTES, min(room, memory_bytes // 8))
                 profile = measure_device(task, self._threads, memory_bytes=room)
                 known = Benchmark(profile, read_bandwidth(self._directory))
-                self._keep(path, known)
+                if not _busy():
+                    self._keep(path, known)
             return known
 
     def _path(self, task: BenchmarkTask) -> Path:
@@ -82,6 +87,13 @@ class Benchmarks:
         except OSError:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
+
+
+def _busy() -> bool:
+    try:
+        return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)
+    except OSError:  # nobody says
+        return False
 
 
 def _read(path: Path) -> Benchmark | None:
