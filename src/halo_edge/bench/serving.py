@@ -6,14 +6,12 @@ Every measurement starts its own cluster and server, and a client on the root's 
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -26,6 +24,7 @@ from halo_edge.bench.http_client import Asked, Came
 from halo_edge.bench.lab_cluster import lab_spec
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, Reading, median_of
+from halo_edge.bench.streams import Sample, joined, sample_of
 from halo_edge.errors import HaloError
 from halo_edge.lab.lab import Lab
 from halo_edge.lab.link import LinkSettings
@@ -76,33 +75,6 @@ CASES: Final = (
 
 
 @dataclass(frozen=True)
-class Sample:
-    """`tpot_ms`: of a stream; `tokens_per_s`: of all together; `unevenness`: p99 gap / median gap
-    of the stream where that is most. `run_ms`: TPOT of `halo run`; `overhead`: how often that
-    serving took. `before_ms`, `during_ms`: the longest gap of any stream, before the prompt came
-    and while it was computed; `ttft_s`: its own."""
-
-    tpot_ms: float
-    tokens_per_s: float
-    unevenness: float
-    run_ms: float | None = None
-    overhead: float | None = None
-    before_ms: float | None = None
-    during_ms: float | None = None
-    ttft_s: Reading | None = None
-
-    @property
-    def added_ms(self) -> float | None:
-        """To the longest gap, by the prompt."""
-        if self.before_ms is None or self.during_ms is None:
-            return None
-        return self.during_ms - self.before_ms
-
-    def __str__(self) -> str:
-        return f"{self.tokens_per_s:.1f} tokens/s, TPOT {self.tpot_ms:.0f} ms"
-
-
-@dataclass(frozen=True)
 class Row:
     """See `Sample`. `factor`: tokens/s together / those of one stream on as many devices."""
 
@@ -134,7 +106,7 @@ def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[
                 run_ms.append(bench.run())
             samples.append(bench.serve())
         warnings = lab.warnings()
-    return _joined(samples, run_ms), warnings
+    return joined(samples, run_ms), warnings
 
 
 @dataclass(frozen=True)
@@ -159,7 +131,7 @@ class _Bench:
 
     def serve(self) -> Sample:
         with self._server():
-            return sample_of(self.case, self._ask())
+            return sample_of(self._ask(), with_prompt=bool(self.case.prompt_tokens))
 
     @contextmanager
     def _server(self) -> Iterator[None]:
@@ -220,62 +192,6 @@ class _Ran(msgspec.Struct):
     """What is read of `halo run --json`."""
 
     tpot_ms: float
-
-
-def sample_of(case: Case, came: Came) -> Sample:
-    """Of the time in which all streams went on undisturbed, but for what the prompt did."""
-    begin_s, end_s = came.begin_s, came.undisturbed_s
-    gaps = [_gaps(times, begin_s, end_s) for times in came.streams]
-    tokens = sum(begin_s < at_s <= end_s for times in came.streams for at_s in times)
-    sample = Sample(
-        tpot_ms=1e3 * median(sum(each) / len(each) for each in gaps),
-        tokens_per_s=tokens / (end_s - begin_s),
-        unevenness=max(p99(each) / median(each) for each in gaps),
-    )
-    if not case.prompt_tokens:
-        return sample
-    until_s = came.end_s if came.first_s is None else came.first_s
-    during = [_gaps_over(times, end_s, until_s) for times in came.streams]
-    return replace(
-        sample,
-        before_ms=1e3 * max(map(max, gaps)),
-        during_ms=1e3 * max(max(each, default=0.0) for each in during),
-        ttft_s=Reading(until_s - end_s, cut_short=came.first_s is None),
-    )
-
-
-def p99(gaps: Sequence[float]) -> float:
-    """The smallest that at most one in a hundred exceeds; of fewer than a hundred the longest."""
-    return sorted(gaps)[math.ceil(0.99 * len(gaps)) - 1]
-
-
-def _gaps(times: Sequence[float], begin_s: float, end_s: float) -> list[float]:
-    """Between tokens of that time."""
-    within = [at_s for at_s in times if begin_s <= at_s <= end_s]
-    return [after - before for before, after in pairwise(within)]
-
-
-def _gaps_over(times: Sequence[float], begin_s: float, end_s: float) -> list[float]:
-    """Those of which a part is of that time."""
-    return [
-        after - before for before, after in pairwise(times) if after > begin_s and before < end_s
-    ]
-
-
-def _joined(samples: Sequence[Sample], run_ms: Sequence[float]) -> Sample:
-    """Of several servers one after the other, each after a `halo run`, if any."""
-    if not run_ms:
-        (only,) = samples
-        return only
-    return Sample(
-        tpot_ms=median(sample.tpot_ms for sample in samples),
-        tokens_per_s=median(sample.tokens_per_s for sample in samples),
-        unevenness=median(sample.unevenness for sample in samples),
-        run_ms=median(run_ms),
-        overhead=median(
-            sample.tpot_ms / alone for sample, alone in zip(samples, run_ms, strict=True)
-        ),
-    )
 
 
 def _rows(taken: Mapping[Case, Sequence[Sample]]) -> list[Row]:
