@@ -34,7 +34,7 @@ SETTLE: Final = 150
 # and the KV cache, and six.
 WORKER_BYTES: Final = 115 << 20
 ROOT_BYTES: Final = 270 << 20
-# A memory card: too slow to read weights from for every token, fast enough for what the kernel drops.
+# A memory card: too slow to read weights from for every token.
 STORAGE_BYTES_PER_S: Final = 40e6
 
 
