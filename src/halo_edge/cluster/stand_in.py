@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from halo_edge.cluster.limits import available_bytes
+from halo_edge.cluster.limits import available_bytes, read_limits
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import FfnGraphs, LayerWeights
 from halo_edge.compute.mapped import resident_share, want_mapped_pages
@@ -87,7 +87,8 @@ class StandIn:
     def get_ready(self) -> Iterator[None]:
         """Step by step what the first `compute` for one token would have to do: map tiles, check
         them, make graphs. Another thread may, meanwhile; and once only. Devices are left out whose
-        tiles would take more than half of the memory that is left."""
+        tiles would take more than half of the memory that is left, and all where a control group
+        limits it."""
         for device, pieces in self._pieces.items():
             if not any(pieces) or not self._fits(device):
                 continue
@@ -103,7 +104,9 @@ class StandIn:
 
     def _fits(self, device: DeviceId) -> bool:
         tiles = [tile for piece in self._pieces[device] for tile in self._store.mapped(0, piece)]
-        free = available_bytes()
+        free, limit = available_bytes(), read_limits().memory_bytes
+        if free is not None and limit is not None and limit < free[1]:
+            return False  # a control group's: pages count, and take those of the model's file away
         nbytes = self._n_layers * sum(tile.nbytes for tile in tiles)
         return free is None or nbytes <= FREE_SHARE * free[0]
 
