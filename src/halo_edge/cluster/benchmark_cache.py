@@ -30,8 +30,7 @@ MAX_BYTES: Final = 1 << 16
 MIN_MEMORY_BYTES: Final = 4 << 20
 BUSY: Final = 1.5
 """Processes that want to run, for each core, on average over the last minute: where there are more,
-what is measured is not kept. On a machine with five a core weights seemed to take three times as
-long as they do, and for a week no plan used it."""
+what is measured is used, and not kept. CPU time, too, depends on what else is in the caches."""
 
 
 @dataclass(frozen=True)
