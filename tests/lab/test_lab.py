@@ -262,7 +262,7 @@ def test_a_worker_that_ends_by_itself_is_told(spec: LabSpec) -> None:
         wait_for(ended)
 
 
-def test_nothing_stays_after_sigkill_and_down(spec: LabSpec, tmp_path: Path) -> None:
+def test_a_lab_after_one_whose_owner_was_killed(spec: LabSpec, tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
     path.write_bytes(LAB)
     with subprocess.Popen(
@@ -279,6 +279,22 @@ def test_nothing_stays_after_sigkill_and_down(spec: LabSpec, tmp_path: Path) -> 
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert left_behind() != []  # names, which only `down` takes away
     assert NAME in running.labs()
+    with Lab(spec):  # the next one of this name is not kept from coming up
+        assert running.is_up(NAME)
+    assert left_behind() == []
+
+
+def test_down_takes_away_what_sigkill_left(spec: LabSpec, tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_bytes(LAB)
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"up\n"
+        owner.kill()
+        owner.wait()
+    assert left_behind() != []
     running.take_down(NAME)
     assert left_behind() == []
 

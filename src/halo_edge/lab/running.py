@@ -44,10 +44,23 @@ def owned(name: str) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        _clear(names)
         try:
             yield
         finally:
             shutil.rmtree(names.directory, ignore_errors=True)
+
+
+def _clear(names: LabNames) -> None:
+    """Take away what an owner that was killed has left in the directory: a socket's path, once
+    bound, is in use for ever."""
+    for left in names.directory.iterdir():
+        if left == names.lock:
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def is_up(name: str) -> bool:

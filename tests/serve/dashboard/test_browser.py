@@ -32,6 +32,7 @@ expect = playwright_api.expect
 
 START_S = 60.0
 ANSWER_MS = 30_000
+ANSWER_TOKENS = 48
 SHOWN_S = 2.0
 """A worker that is killed is shown as gone within that."""
 MAX_BYTES = 300_000
@@ -219,9 +220,20 @@ def middle(box: dict[str, float], axis: str) -> float:
     return box[axis] + box["width" if axis == "x" else "height"] / 2
 
 
+def bound_answers(page: Any) -> None:
+    """The page sets no length, and draws at random: some answers would fill the context."""
+
+    def bound(route: Any) -> None:
+        asked = route.request.post_data_json
+        route.continue_(post_data={**asked, "max_tokens": ANSWER_TOKENS, "seed": 1})
+
+    page.route("**/v1/chat/completions", bound)
+
+
 def test_a_chat_streams_and_has_a_price(chromium: Any, served: Served) -> None:
     with window(chromium, served.url) as opened:
         page = opened.page
+        bound_answers(page)
         page.fill("#prompt", "Count from one to five.")
         page.press("#prompt", "Enter")
         answer = page.locator(".said.assistant")
@@ -296,6 +308,7 @@ def test_a_worker_that_dies_is_shown_at_once(chromium: Any, served: Served) -> N
         row = page.locator("#rows tr.gone")
         assert row.locator("td").first.text_content() == "left"
         assert "worker-2 has left" in page.locator("#events").text_content()
+        bound_answers(page)
         page.fill("#prompt", "Hello!")
         page.press("#prompt", "Enter")
         page.locator(".said .price").wait_for()
