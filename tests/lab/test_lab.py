@@ -38,6 +38,8 @@ speed = 0.5
 memory_mb = 512
 storage_mb_s = 90
 delay_ms = 2
+[[client]]
+name = "laptop"
 """
 # Sends datagrams to a device that sends them back; prints how many came, and the fastest round
 # trip in ms.
@@ -115,9 +117,9 @@ def echo(lab: Lab, device: str) -> Iterator[None]:
         process.kill()
 
 
-def ping(lab: Lab, target: str, count: int) -> tuple[int, float]:
+def ping(lab: Lab, target: str, count: int, source: str = "n0") -> tuple[int, float]:
     command = [sys.executable, "-c", PING, target, str(count)]
-    with lab.spawn("n0", command, stdout=subprocess.PIPE) as process:
+    with lab.spawn(source, command, stdout=subprocess.PIPE) as process:
         came, best_ms = process.communicate(timeout=DEADLINE_S)[0].split()
     return int(came), float(best_ms)
 
@@ -127,6 +129,7 @@ def test_links(spec: LabSpec) -> None:
     with Lab(spec) as lab, echo(lab, "n2"):
         came, best_ms = ping(lab, "n2", 20)
         assert came == 20
+        assert ping(lab, "n2", 1, "laptop")[0] == 1
         assert 4.0 <= best_ms < 6.0  # what a busy machine adds
         up, down = lab.links["n2"]
         lab.set_link("n2", up, LinkSettings(cut=True))

@@ -180,6 +180,11 @@ class TestEvents:
         assert 1.4 < gaps[-1] < 1.8
         assert gaps[-2] < 0.2
 
+    def test_clients_are_not_simulated(self) -> None:
+        spec = lab(2, events=(Event(0.0, Action.CUT, "laptop"),))
+        found = run(replace(spec, clients=(DeviceSpec("laptop"),)), tokens=2)
+        assert len(found.tokens_s) == 2 and len(found.devices) == 2
+
     def test_a_stopped_worker_is_waited_for(self) -> None:
         found = self.at((0.5, Action.STOP), (1.5, Action.CONTINUE))
         assert found.ended is None

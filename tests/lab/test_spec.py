@@ -30,6 +30,17 @@ def test_devices() -> None:
         spec.device("n3")
 
 
+CLIENT = b'[[client]]\nname = "laptop"\nspeed = 0.2\n'
+
+
+def test_a_client_is_on_the_network_and_no_part_of_the_cluster() -> None:
+    spec = parse_spec(ONE + WORKERS + CLIENT, "attic")
+    assert [device.name for device in spec.devices] == ["n0", "n1", "n2"]
+    assert [worker.name for worker in spec.workers] == ["n1", "n2"]
+    assert [machine.name for machine in spec.machines] == ["n0", "n1", "n2", "laptop"]
+    assert spec.device("laptop").speed == 0.2
+
+
 def test_caches_are_shared_unless_it_is_said() -> None:
     toml = b"[[device]]\nname = 'n0'\n"
     assert not parse_spec(toml, "lab").own_caches
@@ -91,6 +102,11 @@ def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
         (b'[[device]]\nname = "n"\ncount = 2', "ends in a number"),
         (b'[[device]]\nname = "n1"\ncount = 251', "<= 250"),
         (ONE + ONE, "a name of its own"),
+        (ONE + CLIENT + CLIENT, "a name of its own"),
+        (
+            ONE + CLIENT + b"[[event]]\nat_s = 1\naction = 'kill'\ndevice = 'laptop'",
+            "laptop is a client",
+        ),
         (event('at_s = 1\naction = "cut"\ndevice = "m"'), "no device 'm'"),
         (event('at_s = 1\naction = "cat"\ndevice = "n1"'), "cat"),
         (event('at_s = -1\naction = "cut"\ndevice = "n1"'), "at_s"),

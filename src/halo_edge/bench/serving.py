@@ -1,7 +1,7 @@
 """`halo serve` on devices of the lab: against `halo run`, eight streams against one, and eight
 while a long prompt comes; and what one of the devices reaches alone.
 
-Every measurement starts its own cluster and server, and a client on the root's device.
+Every measurement starts its own cluster and server. The client is another machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -24,14 +24,17 @@ from halo_edge.bench.http_client import Asked, Came
 from halo_edge.bench.lab_cluster import lab_spec
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, Reading, median_of
+from halo_edge.bench.policies import DELAY_MS
 from halo_edge.bench.streams import Sample, joined, sample_of
 from halo_edge.errors import HaloError
 from halo_edge.lab.lab import Lab
 from halo_edge.lab.link import LinkSettings
+from halo_edge.lab.spec import DeviceSpec
 
 DEVICES: Final = 4
 SPEED: Final = 0.4  # cores of each device
-LINK: Final = LinkSettings(delay_ms=0.5)
+LINK: Final = LinkSettings(delay_ms=DELAY_MS)
+CLIENT: Final = "laptop"
 STREAMS: Final = 8
 PROMPT_TOKENS: Final = 2000
 PAIRS: Final = 2
@@ -96,7 +99,8 @@ class Row:
 
 
 def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
-    spec = lab_spec("bench-serving", case.devices, link=LINK, speed=SPEED)
+    cluster = lab_spec("bench-serving", case.devices, link=LINK, speed=SPEED)
+    spec = replace(cluster, clients=(DeviceSpec(CLIENT),))
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as directory, Lab(spec, tell) as lab:
         lab.start_workers()
         bench = _Bench(lab, case, settings, Path(directory) / "root.log")
@@ -126,7 +130,7 @@ class _Bench:
         """TPOT of `halo run`, ms."""
         tokens = ["--max-tokens", str(self.settings.size.tokens), "--temperature", "0"]
         command = ["halo", "run", "--json", "--raw", *tokens, *self._options]
-        out = self._output([*command, PROMPT], self.settings.size.limit_s)
+        out = self._output(self._root, [*command, PROMPT], self.settings.size.limit_s)
         return float(msgspec.json.decode(out, type=_Ran).tpot_ms)
 
     def serve(self) -> Sample:
@@ -135,8 +139,8 @@ class _Bench:
 
     @contextmanager
     def _server(self) -> Iterator[None]:
-        command = ["halo", "serve", "--port", str(PORT), *self._options]
-        with self._spawned(command, stdout=subprocess.DEVNULL) as server:
+        command = ["halo", "serve", "--host", "0.0.0.0", "--port", str(PORT), *self._options]
+        with self._spawned(self._root, command, stdout=subprocess.DEVNULL) as server:
             yield
             server.terminate()
             server.wait(END_S)
@@ -144,7 +148,7 @@ class _Bench:
     def _ask(self) -> Came:
         case, size = self.case, self.settings.size
         asked = Asked(
-            url=f"http://127.0.0.1:{PORT}",
+            url=f"http://{self._root}:{PORT}",
             streams=case.streams,
             tokens=size.tokens,
             ready_s=READY_S,
@@ -153,12 +157,16 @@ class _Bench:
             prompt_tokens=case.prompt_tokens,
         )
         words = ["-m", "halo_edge.bench.http_client", msgspec.json.encode(asked).decode()]
-        out = self._output([sys.executable, *words], READY_S + size.limit_s)
+        out = self._output(CLIENT, [sys.executable, *words], READY_S + size.limit_s)
         return msgspec.json.decode(out, type=Came)
 
-    def _output(self, command: Sequence[str], limit_s: float) -> bytes:
+    @property
+    def _root(self) -> str:
+        return self.lab.spec.root.name
+
+    def _output(self, machine: str, command: Sequence[str], limit_s: float) -> bytes:
         """Of a command that has to succeed."""
-        with self._spawned(command, stdout=subprocess.PIPE) as process:
+        with self._spawned(machine, command, stdout=subprocess.PIPE) as process:
             try:
                 out: bytes = process.communicate(timeout=limit_s + END_S)[0]
             except subprocess.TimeoutExpired:
@@ -169,14 +177,15 @@ class _Bench:
         return out
 
     @contextmanager
-    def _spawned(self, command: Sequence[str], stdout: int) -> Iterator[subprocess.Popen[bytes]]:
+    def _spawned(
+        self, machine: str, command: Sequence[str], stdout: int
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """Ended in any case."""
-        root, environment = self.lab.spec.root.name, self.lab.environment()
         with self.log.open("ab") as errors:
             process = self.lab.spawn(
-                root,
+                machine,
                 command,
-                env=environment,
+                env=self.lab.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=errors,

@@ -149,7 +149,7 @@ def _report(lab: Lab) -> None:
     for column in ("link", "packets", "lost", "asked", "queue overflow", "while cut"):
         table.add_column(column, justify="left" if column == "link" else "right")
     counted, links = lab.counters(), lab.links
-    for device in lab.spec.devices:
+    for device in lab.spec.machines:
         up, down = counted[device.name].up, counted[device.name].down
         varied = links[device.name] != (device.up, device.down)
         for way, counters, asked in (("up", up, device.up), ("down", down, device.down)):

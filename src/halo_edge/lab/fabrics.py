@@ -47,6 +47,6 @@ def uses_netem(spec: LabSpec) -> bool:
 
 def _inexpressible(spec: LabSpec) -> str:
     """Why netem cannot do all of it, or nothing."""
-    settings = [way for device in spec.devices for way in (device.up, device.down)]
+    settings = [way for device in spec.machines for way in (device.up, device.down)]
     settings += [event.link for event in spec.events if event.link is not None]
     return next((reason for way in settings if (reason := expressible(way))), "")

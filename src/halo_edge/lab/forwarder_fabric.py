@@ -33,7 +33,7 @@ class ForwarderFabric(ProcessFabric):
 
     def warnings(self) -> list[str]:
         found, names = complaints(self.status()), self._names
-        for device in self._spec.devices:
+        for device in self._spec.machines:
             dropped = frames_dropped(names.namespace(device.name), names.interface)
             if dropped:
                 found.append(
@@ -66,7 +66,7 @@ def complaints(status: Status) -> list[str]:
 def _cores(spec: LabSpec) -> list[int]:
     """Those that no device is pinned to, or all if there are none."""
     allowed = os.sched_getaffinity(0)
-    pinned = {core for device in spec.devices for core in device.cores}
+    pinned = {core for device in spec.machines for core in device.cores}
     return sorted(allowed - pinned or allowed)
 
 
@@ -78,7 +78,7 @@ def started_forwarder(spec: LabSpec, names: LabNames) -> Iterator[ForwarderFabri
         interface=names.interface,
         ports=[
             PortStart(d.name, names.namespace(d.name), names.mac(i), d.up, d.down)
-            for i, d in enumerate(spec.devices)
+            for i, d in enumerate(spec.machines)
         ],
         control=str(names.control),
         cores=_cores(spec),

@@ -82,10 +82,10 @@ class Lab:
         stack.callback(sweep, spec.name, self._hierarchies)
         names.hosts.write_text(
             "127.0.0.1 localhost\n"
-            + "".join(f"{names.address(i)} {d.name}\n" for i, d in enumerate(spec.devices))
+            + "".join(f"{names.address(i)} {d.name}\n" for i, d in enumerate(spec.machines))
         )
         self._cgroups = {}
-        for device in spec.devices:
+        for device in spec.machines:
             namespaces.create(names.namespace(device.name))
             group = Cgroup(self._hierarchies, names.cgroup(device.name))
             group.limit_cpu(device.speed)
@@ -95,7 +95,7 @@ class Lab:
         if spec.own_caches:
             self._caches = stack.enter_context(own_caches(spec.name, spec.root.name))
         self._fabric: Fabric = stack.enter_context(open_fabric(spec, names))
-        for device in spec.devices:
+        for device in spec.machines:
             namespaces.configure(
                 names.namespace(device.name),
                 names.interface,
@@ -107,7 +107,9 @@ class Lab:
 
     def _limit_storage(self) -> None:
         """Of the devices that say how fast theirs is, where that is possible."""
-        limited = [device for device in self.spec.devices if device.storage_bytes_per_s is not None]
+        limited = [
+            device for device in self.spec.machines if device.storage_bytes_per_s is not None
+        ]
         try:
             disk = disk_under(user_shards()) if limited else ""
             for device in limited:
@@ -291,7 +293,7 @@ class Lab:
 
 def _check_cores(spec: LabSpec) -> None:
     allowed = os.sched_getaffinity(0)
-    for device in spec.devices:
+    for device in spec.machines:
         if not set(device.cores) <= allowed:
             raise HaloError(
                 f"device {device.name} of lab {spec.name} is for the cores {list(device.cores)}, "

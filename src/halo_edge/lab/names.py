@@ -46,11 +46,11 @@ class LabNames:
         return f"02:00:00:00:00:{index + 1:02x}"
 
     def addresses(self, spec: LabSpec) -> dict[str, str]:
-        return {device.name: self.address(i) for i, device in enumerate(spec.devices)}
+        return {device.name: self.address(i) for i, device in enumerate(spec.machines)}
 
     def neighbours(self, spec: LabSpec, device: str) -> dict[str, str]:
         """The MAC address of every other device, by its IP address."""
-        others = [i for i, d in enumerate(spec.devices) if d.name != device]
+        others = [i for i, d in enumerate(spec.machines) if d.name != device]
         return {self.address(i): self.mac(i) for i in others}
 
     def entry(self, device: str, group: Cgroup, cores: Sequence[int], parent: int | None) -> Entry:

@@ -45,7 +45,7 @@ def started_netem(spec: LabSpec, names: LabNames) -> Iterator[NetemFabric]:
         interface=names.interface,
         ports=[
             PortStart(d.name, names.namespace(d.name), names.mac(i), d.up, d.down)
-            for i, d in enumerate(spec.devices)
+            for i, d in enumerate(spec.machines)
         ],
         control=str(names.netem),
         parent=os.getpid(),

@@ -25,7 +25,7 @@ def resized(spec: LabSpec, n: int) -> LabSpec:
             )
     if n > len(devices) and not spec.workers:
         raise HaloError(f"lab {spec.name} has no worker of which there could be more")
-    names = {device.name for device in devices}
+    names = {machine.name for machine in (*devices, *spec.clients)}
     others = (name for i in count(1) if (name := f"n{i}") not in names)
     while len(devices) < n:
         like = spec.workers[(len(devices) - 1) % len(spec.workers)]

@@ -170,7 +170,10 @@ class _Simulation:
         env, progress = self._env, self._progress
         for worker in self._workers:
             env.process(worker.serve())
+        clients = {client.name for client in self._spec.clients}
         for event in self._spec.events:
+            if event.device in clients:  # no part of what is simulated
+                continue
             timer = env.timeout(event.at_s)
             assert timer.callbacks is not None
             timer.callbacks.append(partial(self._happen, event))

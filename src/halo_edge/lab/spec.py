@@ -81,8 +81,9 @@ class Event:
 
 @dataclass(frozen=True)
 class LabSpec:
-    """`devices[0]` is the root. Events are in the order of their times. `fabric`: None for the best
-    there is. `own_caches`: shards and benchmarks are kept by each device, not by all together."""
+    """`devices[0]` is the root. `clients`: other machines of the network, such as one that asks the
+    root's server. Events are in the order of their times. `fabric`: None for the best there is.
+    `own_caches`: shards and benchmarks are kept by each device, not by all together."""
 
     name: str
     devices: tuple[DeviceSpec, ...]
@@ -90,6 +91,12 @@ class LabSpec:
     events: tuple[Event, ...] = ()
     fabric: FabricKind | None = None
     own_caches: bool = False
+    clients: tuple[DeviceSpec, ...] = ()
+
+    @property
+    def machines(self) -> tuple[DeviceSpec, ...]:
+        """All that have a network of their own: devices, then clients."""
+        return self.devices + self.clients
 
     @property
     def root(self) -> DeviceSpec:
@@ -101,10 +108,10 @@ class LabSpec:
 
     def device(self, name: str) -> DeviceSpec:
         """Raises `HaloError` where there is none of that name."""
-        for device in self.devices:
+        for device in self.machines:
             if device.name == name:
                 return device
-        names = ", ".join(device.name for device in self.devices)
+        names = ", ".join(device.name for device in self.machines)
         raise HaloError(f"lab {self.name} has no device {name!r}; its devices are {names}")
 
 
@@ -136,12 +143,21 @@ def parse_spec(toml: bytes, name: str) -> LabSpec:
     try:
         file = msgspec.toml.decode(toml, type=_File)
         devices = tuple(device for table in file.device for device in _devices(table))
-        names = [device.name for device in devices]
+        clients = tuple(client for table in file.client for client in _devices(table))
+        workers = [device.name for device in devices[1:]]
+        names = [devices[0].name, *workers, *(client.name for client in clients)]
         if len(set(names)) != len(names) or len(names) > MAX_DEVICES:
             raise ValueError(f"up to {MAX_DEVICES} devices, each with a name of its own")
-        events = sorted((_event(table, names) for table in file.event), key=lambda e: e.at_s)
-        name = file.name or _as_name(name)
-        return LabSpec(name, devices, file.seed, tuple(events), file.fabric, file.own_caches)
+        events = sorted((_event(t, names, workers) for t in file.event), key=lambda e: e.at_s)
+        return LabSpec(
+            file.name or _as_name(name),
+            devices,
+            file.seed,
+            tuple(events),
+            file.fabric,
+            file.own_caches,
+            clients,
+        )
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise HaloError(f"lab {name}: {reason}; see docs/lab.md") from None
@@ -206,6 +222,7 @@ class _File(_Table, frozen=True, kw_only=True):
     event: Annotated[list[_EventTable], Meta(max_length=MAX_EVENTS)] = []
     fabric: FabricKind | None = None
     own_caches: bool = False
+    client: list[_DeviceTable] = []
 
 
 def _devices(table: _DeviceTable) -> list[DeviceSpec]:
@@ -231,12 +248,13 @@ def _devices(table: _DeviceTable) -> list[DeviceSpec]:
     return [replace(device, name=f"{stem}{first + i}") for i in range(table.count)]
 
 
-def _event(table: _EventTable, names: list[str]) -> Event:
+def _event(table: _EventTable, names: list[str], workers: list[str]) -> Event:
     where = f"event at {table.at_s:g} s"
     if table.device not in names:
         raise ValueError(f"{where}: no device {table.device!r}; there are {', '.join(names)}")
-    if table.device == names[0] and table.action in _FOR_WORKERS:
-        raise ValueError(f"{where}: {table.action} is for workers, and {names[0]} is the root")
+    if table.device not in workers and table.action in _FOR_WORKERS:
+        what = "the root" if table.device == names[0] else "a client"
+        raise ValueError(f"{where}: {table.action} is for workers, and {table.device} is {what}")
     if (table.action is Action.SPEED) != (table.speed is not None):
         raise ValueError(f"{where}: `speed = ...` goes with action = 'speed', and only with it")
     if (table.action is Action.LINK) != (table.link is not None):
