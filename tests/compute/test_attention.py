@@ -32,12 +32,13 @@ def partial(
     acts.hidden[:] = hidden
     inputs.positions[:] = range(TOKENS)
     inputs.cells[:] = range(5, 5 + TOKENS)  # cells are not positions
-    mask = inputs.mask(TOKENS, 256)
-    mask[:] = -np.inf
+    inputs.mask[:] = -np.inf
     for position in range(TOKENS):
-        mask[position, 5 : 6 + position] = 0
+        inputs.mask[position, 5 : 6 + position] = 0
     builder = AttentionBuilder(Runtime(1), gguf, params, range_, cache, acts, inputs)
-    builder.build(layer, TOKENS, 256, Arena())()
+    graph = builder.build(layer, [TOKENS], Arena())
+    graph.look([range(256)])
+    graph()
     return acts.hidden - hidden, acts.x.copy()
 
 
@@ -95,11 +96,57 @@ def test_layers_after_the_first_begin_with_the_ffn_before(make_model: Any, hidde
 
     def run(layer: int, ffn: float) -> NDArray[np.float32]:
         acts.hidden[:], acts.ffn[:] = hidden, ffn
-        builder.build(layer, TOKENS, 256, Arena())()
+        graph = builder.build(layer, [TOKENS], Arena())
+        graph.look([range(256)])
+        graph()
         return acts.hidden.copy()
 
     assert np.array_equal(run(0, 0.0), run(0, 5.0))
     assert not np.allclose(run(1, 0.0), run(1, 5.0), atol=1)
+
+
+@pytest.mark.parametrize("rows", [(3, 4), (1, 5, 1)])
+def test_each_sequence_looks_at_its_own_window(
+    rows: tuple[int, ...], make_model: Any, hidden: Any
+) -> None:
+    """As if it were alone; and again elsewhere, by the same graph."""
+    gguf = GgufFile.open(make_model(quantization="f32"))
+    params = HyperParameters.from_gguf(gguf)
+    heads = KvHeadRange(0, params.n_kv_heads)
+
+    def attend(rows: tuple[int, ...], hidden: Any, firsts: list[list[int]]) -> list[Any]:
+        """What comes out when the sequences' cells begin there."""
+        tokens = sum(rows)
+        cache = KvCache(params.n_layers, 256, params.n_kv_heads * params.head_dim)
+        acts, inputs = Activations(tokens, params.hidden), StepInputs(tokens, 256)
+        builder = AttentionBuilder(Runtime(1), gguf, params, heads, cache, acts, inputs)
+        graph = builder.build(0, rows, Arena())
+        found = []
+        for starts in firsts:
+            inputs.mask[:] = -np.inf
+            acts.hidden[:], windows, row = hidden, [], 0
+            for n, start in zip(rows, starts, strict=True):
+                windows.append(range(start - 1, start + 31))  # its first cell is somebody else's
+                inputs.cells[row : row + n] = range(start, start + n)
+                inputs.positions[row : row + n] = range(n)
+                for i in range(n):
+                    inputs.mask[row + i, 1 : 2 + i] = 0
+                row += n
+            graph.look(windows)
+            graph()
+            found.append(acts.hidden.copy())
+        return found
+
+    starts = [40 * i + 7 for i in range(len(rows))]
+    here, there = attend(rows, hidden, [starts, starts[::-1]])
+    np.testing.assert_array_equal(here, there)
+    edges = np.cumsum((0, *rows))
+    alone = [
+        attend((n,), hidden[first : first + n], [[9]])[0]
+        for n, first in zip(rows, edges, strict=False)
+    ]
+    np.testing.assert_allclose(here, np.concatenate(alone), atol=1e-5)
+    assert not np.allclose(here, attend((TOKENS,), hidden, [[9]])[0], atol=1e-3)
 
 
 def test_range_that_cuts_a_block_is_refused(make_model: Any, hidden: Any) -> None:

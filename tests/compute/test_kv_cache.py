@@ -1,15 +1,15 @@
-"""Sizes of the KV cache and its buckets."""
+"""Sizes of the KV cache, and windows of it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from halo_edge.compute.kv_cache import SMALLEST_BUCKET, KvCache
+from halo_edge.compute.kv_cache import KvCache
 
 
-@pytest.mark.parametrize(("asked", "cells"), [(1, 256), (256, 256), (257, 512), (700, 768)])
-def test_cells_are_whole_buckets(asked: int, cells: int) -> None:
+@pytest.mark.parametrize(("asked", "cells"), [(1, 32), (32, 32), (33, 64), (700, 704)])
+def test_cells_make_whole_windows(asked: int, cells: int) -> None:
     cache = KvCache(3, asked, 40)
     assert cache.cells == cells
     assert [k.shape for k in cache.keys] == [v.shape for v in cache.values] == [(cells, 40)] * 3
@@ -17,14 +17,17 @@ def test_cells_are_whole_buckets(asked: int, cells: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("used", "bucket"),
-    [(1, 256), (256, 256), (257, 512), (512, 512), (513, 1024), (1025, 1280), (1280, 1280)],
+    ("span", "window"),
+    [
+        (range(0, 1), range(0, 32)),
+        (range(5, 37), range(5, 37)),
+        (range(5, 38), range(5, 69)),
+        (range(120, 128), range(96, 128)),  # there are no more
+        (range(0, 128), range(0, 128)),
+    ],
 )
-def test_bucket(used: int, bucket: int) -> None:
-    """Doubled as needed, and never more than there is."""
-    cache = KvCache(0, 1280, 1)
-    assert cache.bucket(used) == bucket
-    assert SMALLEST_BUCKET == 256
+def test_window(span: range, window: range) -> None:
+    assert KvCache(0, 128, 1).window(span) == window
 
 
 def test_copy() -> None:

@@ -63,6 +63,8 @@ def test_pages_are_given_back(tiny_model: Path, tmp_path: Path) -> None:
     np.zeros(1 << 20, np.uint8).tofile(path)
     part = np.memmap(path, np.uint8, "r").view(np.ndarray)[500_000:520_000]
     part.sum()
-    assert mapped_kib(path) >= 20
+    before = mapped_kib(path)
+    assert before >= 20
     drop_mapped_pages(part)
-    assert mapped_kib(path) == 0
+    # Not always all: since Linux 6.18 a fault may map a whole large folio, here up to 1 MB.
+    assert mapped_kib(path) <= before - 20

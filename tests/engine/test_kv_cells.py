@@ -14,37 +14,66 @@ from halo_edge.errors import HaloError
 A, B, C = SequenceId(1), SequenceId(2), SequenceId(3)
 
 
-def seen(cells: KvCells, sequence: SequenceId, positions: range, kv: int) -> list[set[int]]:
+def seen(
+    cells: KvCells, sequence: SequenceId, positions: range, looked_at: range
+) -> list[set[int]]:
     """For each of `positions`, the cells it may look at."""
-    mask: NDArray[np.float16] = np.full((len(positions), kv), 7, np.float16)
-    cells.fill_mask(mask, sequence, positions)
+    mask: NDArray[np.float16] = np.full((len(positions), len(looked_at)), 7, np.float16)
+    cells.fill_mask(mask, looked_at.start, sequence, positions)
     assert set(np.unique(mask)) <= {np.float16(0), np.float16(-np.inf)}
-    return [set(np.flatnonzero(row == 0).tolist()) for row in mask]
+    return [set((np.flatnonzero(row == 0) + looked_at.start).tolist()) for row in mask]
 
 
-def test_lowest_cells_first_and_reused() -> None:
-    cells = KvCells(8)
-    assert (cells.used, cells.n_free) == (0, 8)
+ALL = range(16)
+
+
+def test_each_has_its_cells_in_a_row_and_room_to_grow() -> None:
+    cells = KvCells(16)
+    assert cells.n_free == 16
     assert cells.allocate(A, range(3)) == [0, 1, 2]
-    assert cells.allocate(B, range(2)) == [3, 4]
+    assert cells.allocate(B, range(2)) == [9, 10]  # the middle of what is free
+    assert cells.allocate(A, range(3, 5)) == [3, 4]
+    assert cells.allocate(C, range(1)) == [13]
+    assert (cells.span(A), cells.span(B), cells.n_free) == (range(5), range(9, 11), 8)
     cells.release(A)
-    assert (cells.used, cells.n_free) == (5, 6)
-    assert cells.allocate(C, range(4)) == [0, 1, 2, 5]
-    assert cells.used == 6
-    cells.release(C)
+    assert cells.span(A) == range(0)
+    assert cells.allocate(SequenceId(4), range(9)) == list(range(9))
+
+
+def test_where_there_is_no_room_the_nearest_is_taken() -> None:
+    cells = KvCells(16)
+    cells.allocate(A, range(7))
+    cells.allocate(B, range(2))
+    assert cells.span(B) == range(11, 13)
+    assert cells.allocate(A, range(7, 12)) == [7, 8, 9, 10, 13]
+    assert cells.span(A) == range(14)
     cells.release(B)
-    assert (cells.used, cells.n_free) == (0, 8)
+    assert cells.allocate(A, range(12, 15)) == [14, 15, 11]
+    assert seen(cells, A, range(14, 15), ALL) == [{*range(12), 13, 14, 15}]
+
+
+def test_a_new_one_that_needs_all_there_is() -> None:
+    cells = KvCells(16)
+    cells.allocate(A, range(3))
+    cells.allocate(B, range(2))
+    assert sorted(cells.allocate(C, range(11))) == [*range(3, 9), *range(11, 16)]
+    assert cells.n_free == 0
 
 
 def test_masks_of_interleaved_sequences() -> None:
     cells = KvCells(16)
-    assert cells.allocate(A, range(2)) == [0, 1]
-    assert cells.allocate(B, range(1)) == [2]
-    assert cells.allocate(A, range(2, 4)) == [3, 4]
-    assert seen(cells, A, range(2, 4), 16) == [{0, 1, 3}, {0, 1, 3, 4}]
-    assert seen(cells, A, range(3, 4), 8) == [{0, 1, 3, 4}]
-    assert seen(cells, B, range(0, 1), 5) == [{2}]
-    assert seen(cells, C, range(0, 3), 5) == [set(), set(), set()]
+    cells.allocate(A, range(2))
+    cells.allocate(B, range(7))
+    assert cells.span(B) == range(9, 16)
+    cells.allocate(A, range(2, 9))
+    cells.release(B, keep=4)
+    assert cells.allocate(A, range(9, 11)) == [13, 14]
+    assert seen(cells, A, range(8, 11), ALL) == [
+        set(range(9)), {*range(9), 13}, {*range(9), 13, 14}
+    ]  # fmt: skip
+    assert seen(cells, A, range(10, 11), range(4, 14)) == [{4, 5, 6, 7, 8, 13}]
+    assert seen(cells, B, range(1, 2), ALL) == [{9, 10}]
+    assert seen(cells, C, range(0, 3), ALL) == [set(), set(), set()]
 
 
 def test_release_keeps_the_first_positions() -> None:
@@ -52,30 +81,31 @@ def test_release_keeps_the_first_positions() -> None:
     cells.allocate(A, range(4))
     cells.allocate(B, range(1))
     cells.release(A, keep=2)
-    assert seen(cells, A, range(9, 10), 16) == [{0, 1}]
+    assert cells.span(A) == range(2)
+    assert seen(cells, A, range(9, 10), ALL) == [{0, 1}]
     assert cells.allocate(A, range(2, 3)) == [2]
-    assert seen(cells, A, range(2, 3), 16) == [{0, 1, 2}]
-    assert seen(cells, B, range(0, 1), 16) == [{4}]
+    assert seen(cells, A, range(2, 3), ALL) == [{0, 1, 2}]
+    assert seen(cells, B, range(0, 1), ALL) == [{10}]
 
 
 def test_hand_over() -> None:
     cells = KvCells(16)
     cells.allocate(A, range(3))
     cells.hand_over(A, B)
-    assert seen(cells, A, range(2, 3), 16) == [set()]
-    assert seen(cells, B, range(2, 3), 16) == [{0, 1, 2}]
+    assert (cells.span(A), cells.span(B)) == (range(0), range(3))
+    assert seen(cells, A, range(2, 3), ALL) == [set()]
+    assert seen(cells, B, range(2, 3), ALL) == [{0, 1, 2}]
     cells.release(A)
     assert cells.n_free == 13
 
 
 def test_copy() -> None:
     cells = KvCells(16)
-    cells.allocate(A, range(2))
+    cells.allocate(A, range(5))
     cells.allocate(B, range(1))
-    cells.allocate(A, range(2, 5))
-    assert cells.copy(A, C, 4) == ([0, 1, 3, 4], [6, 7, 8, 9])
-    assert seen(cells, C, range(3, 4), 16) == [{6, 7, 8, 9}]
-    assert seen(cells, A, range(4, 5), 16) == [{0, 1, 3, 4, 5}]
+    assert cells.copy(A, C, 4) == ([0, 1, 2, 3], [6, 7, 8, 9])
+    assert seen(cells, C, range(3, 4), ALL) == [{6, 7, 8, 9}]
+    assert seen(cells, A, range(4, 5), ALL) == [{0, 1, 2, 3, 4}]
     cells.allocate(B, range(1, 4))
     with pytest.raises(HaloError, match="full"):
         cells.copy(A, B, 5)
@@ -113,9 +143,9 @@ def test_any_history(data: st.DataObject) -> None:
         taken = [c for positions in held.values() for c in positions.values()]
         assert len(set(taken)) == len(taken)
         assert cells.n_free == size - len(taken)
-        assert cells.used == max(taken, default=-1) + 1
         for one, positions in held.items():
-            rows = range(len(positions))
-            assert seen(cells, one, rows, size) == [
+            rows, own_cells = range(len(positions)), sorted(positions.values())
+            assert cells.span(one) == range(own_cells[0], own_cells[-1] + 1) if own_cells else True
+            assert seen(cells, one, rows, range(size)) == [
                 {c for p, c in positions.items() if p <= row} for row in rows
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,8 @@ def test_each_part_of_a_step_under_its_name(
 
         return graph
 
-    monkeypatch.setattr(forward, "_layer_graphs", lambda *_: [takes(10), takes(20), takes(30)])
+    layers_of = SimpleNamespace(graphs=[takes(10), takes(20), takes(30)], look=lambda _: None)
+    monkeypatch.setattr(forward, "_layer_graphs", lambda _: layers_of)
     monkeypatch.setattr(forward, "_end_graphs", lambda *_: (takes(1), takes(5)))
     gather = SlowFfn(recorder, clock)
     forward.step([Rows(SequenceId(0), [1, 2], 0, 1)], gather)

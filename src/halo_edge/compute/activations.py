@@ -5,8 +5,6 @@ One set of buffers serves every number of tokens: a graph for T tokens uses the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,9 +27,9 @@ class StepInputs:
     """What is to be known about the tokens of a step.
 
     `tokens`: i32[T], `positions`: i32[T], `sequences`: i64[T] (whose they are; no graph reads it),
-    `cells`: i64[T] (where each token's key and value go), `mask`: f16[T, kv] (0 where the token may
-    look, -inf elsewhere; kv is the KV bucket; flat storage, as the shape changes from step to
-    step). `max_kv`: the cells there are.
+    `cells`: i64[T] (where each token's key and value go), `mask`: f16[T, max_kv] (0 where the token
+    may look, -inf elsewhere; its first column is the first cell of the token's window, and what is
+    beyond that has no meaning). `max_kv`: the cells there are.
     """
 
     def __init__(self, max_tokens: int, max_kv: int) -> None:
@@ -40,8 +38,4 @@ class StepInputs:
         self.positions: NDArray[np.int32] = aligned((max_tokens,), np.int32)
         self.sequences: NDArray[np.int64] = np.zeros(max_tokens, np.int64)
         self.cells: NDArray[np.int64] = aligned((max_tokens,), np.int64)
-        self._mask: NDArray[Any] = aligned((max_tokens * max_kv,), np.float16)
-
-    def mask(self, tokens: int, kv: int) -> NDArray[np.float16]:
-        """f16[tokens, kv], a view of the storage that a graph for (tokens, kv) reads."""
-        return self._mask[: tokens * kv].reshape(tokens, kv)
+        self.mask: NDArray[np.float16] = aligned((max_tokens, max_kv), np.float16)

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from halo_edge.compute.context import aligned
 
-# Attention graphs exist for these numbers of cells (doubled as needed): masked cells cost little
-# (flash attention skips them), and every bucket costs a set of graphs.
-SMALLEST_BUCKET: Final = 256
+# Windows are so many cells long, or several times that: as sequences grow, graphs are told of
+# another window now and then, not in every step.
+WINDOW_STEP: Final = 32
 
 
 class KvCache:
     """Keys and values, each f16[cells, kv_heads * head_dim] per layer. Pages come with use."""
 
     def __init__(self, n_layers: int, cells: int, width: int) -> None:
-        self.cells = -(-cells // SMALLEST_BUCKET) * SMALLEST_BUCKET
+        self.cells = -(-cells // WINDOW_STEP) * WINDOW_STEP
+        self.row_bytes = 2 * width
         self.keys = [self._storage(width) for _ in range(n_layers)]
         self.values = [self._storage(width) for _ in range(n_layers)]
 
@@ -34,9 +35,8 @@ class KvCache:
         for storage in (*self.keys, *self.values):
             storage[to] = storage[source]
 
-    def bucket(self, used: int) -> int:
-        """The smallest number of cells >= `used` for which attention graphs are built."""
-        size = SMALLEST_BUCKET
-        while size < used:
-            size *= 2
-        return min(size, self.cells)
+    def window(self, span: range) -> range:
+        """The cells to look at so that all of `span` are."""
+        length = -(-len(span) // WINDOW_STEP) * WINDOW_STEP
+        start = min(span.start, self.cells - length)
+        return range(start, start + length)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.compute.activations import Activations, StepInputs
-from halo_edge.compute.attention import AttentionBuilder, KvHeadRange
+from halo_edge.compute.attention import AttentionBuilder, AttentionGraph, KvHeadRange
 from halo_edge.compute.context import aligned
 from halo_edge.compute.head import build_embedding, build_head
 from halo_edge.compute.kv_cache import KvCache
@@ -26,13 +26,13 @@ from halo_edge.engine.trace import NO_LAYER, Activity, Tracer
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 
-# Graph sets (all layers, for one number of tokens and one KV bucket) kept at a time: the numbers of
-# rows that steps of many users have (`pace.ROW_COUNTS`, and each number that decode together), in
-# a bucket or two. Half a MB each for 22 layers; to build one takes 20 to 40 ms on a PC.
+# Graph sets (all layers, for so many rows of each sequence) kept at a time: the numbers that decode
+# together, and with a part of a prompt (`pace.ROW_COUNTS`). Half a MB each for 22 layers, and
+# 50 KB for each sequence; to build one takes 20 to 40 ms on a PC.
 MAX_GRAPH_SETS: Final = 32
 
-_Key = TypeVar("_Key", int, tuple[int, int])
-_Built = TypeVar("_Built", Graph, list[Graph])
+_Key = TypeVar("_Key", int, tuple[int, ...])
+_Built = TypeVar("_Built")
 
 _PREPARE: Final = Activity.PREPARE
 _EMBED: Final = Activity.EMBED
@@ -52,6 +52,21 @@ class Rows:
     @property
     def positions(self) -> range:
         return range(self.start, self.start + len(self.tokens))
+
+
+class _LayerGraphs:
+    """The attention of all layers, for so many rows of each sequence."""
+
+    def __init__(self, graphs: list[AttentionGraph]) -> None:
+        self.graphs = graphs
+        self._windows: list[range] = []
+
+    def look(self, windows: list[range]) -> None:
+        """From now on, each sequence at these cells."""
+        if windows != self._windows:
+            for graph in self.graphs:
+                graph.look(windows)
+            self._windows = windows
 
 
 class Forward:
@@ -82,7 +97,7 @@ class Forward:
         )
         self._runtime = runtime
         self._gguf = gguf
-        self._layers: OrderedDict[tuple[int, int], list[Graph]] = OrderedDict()
+        self._layers: OrderedDict[tuple[int, ...], _LayerGraphs] = OrderedDict()
         self._embeddings: OrderedDict[int, Graph] = OrderedDict()
         self._heads: OrderedDict[int, Graph] = OrderedDict()
         self._selected: NDArray[np.int32] = aligned((max_tokens,), np.int32)
@@ -112,14 +127,15 @@ class Forward:
     def _compute(self, batch: SequenceOf[Rows], tokens: int, gather: Gather) -> NDArray[np.float32]:
         tracer = self.tracer
         tracer.start(tracer.now())
-        kv, outputs = self._prepare(batch, tokens)
+        outputs = self._prepare(batch)
         tracer.begin_step(tokens)  # not before: there is no step, and no round, in a full cache
-        layers = self._layer_graphs(tokens, kv)
+        layers = self._layer_graphs(tuple(len(rows.tokens) for rows in batch))
+        layers.look(self._mask(batch))
         embed, head = self._end_graphs(tokens, outputs)
         tracer.lap(_PREPARE)
         embed()
         tracer.lap(_EMBED)
-        for layer, attention in enumerate(layers):
+        for layer, attention in enumerate(layers.graphs):
             tracer.layer = layer
             attention()
             tracer.lap(_ATTENTION)
@@ -131,8 +147,8 @@ class Forward:
         tracer.end_step()
         return self._logits[:outputs]
 
-    def _prepare(self, batch: SequenceOf[Rows], tokens: int) -> tuple[int, int]:
-        """Fill the step's inputs; the KV bucket and the number of rows that need logits."""
+    def _prepare(self, batch: SequenceOf[Rows]) -> int:
+        """Fill the step's inputs but the mask; the number of rows that need logits."""
         inputs, cells, row, outputs = self.inputs, self.cells, 0, 0
         for rows in batch:
             stop = row + len(rows.tokens)
@@ -143,20 +159,25 @@ class Forward:
             self._selected[outputs : outputs + rows.outputs] = range(stop - rows.outputs, stop)
             outputs += rows.outputs
             row = stop
-        kv = self._cache.bucket(cells.used)
-        mask, row = inputs.mask(tokens, kv), 0
+        return outputs
+
+    def _mask(self, batch: SequenceOf[Rows]) -> list[range]:
+        """Fill the step's mask; the cells that each sequence looks at."""
+        windows, row = [], 0
         for rows in batch:
-            stop = row + len(rows.tokens)
-            cells.fill_mask(mask[row:stop], rows.sequence, rows.positions)
-            row = stop
-        return kv, outputs
+            window = self._cache.window(self.cells.span(rows.sequence))
+            mask = self.inputs.mask[row : row + len(rows.tokens), : len(window)]
+            self.cells.fill_mask(mask, window.start, rows.sequence, rows.positions)
+            windows.append(window)
+            row += len(rows.tokens)
+        return windows
 
-    def _layer_graphs(self, tokens: int, kv: int) -> list[Graph]:
-        def build() -> list[Graph]:
+    def _layer_graphs(self, rows: tuple[int, ...]) -> _LayerGraphs:
+        def build() -> _LayerGraphs:
             arena, layers = Arena(), range(self.params.n_layers)
-            return [self._attention.build(layer, tokens, kv, arena) for layer in layers]
+            return _LayerGraphs([self._attention.build(layer, rows, arena) for layer in layers])
 
-        return _kept(self._layers, (tokens, kv), build)
+        return _kept(self._layers, rows, build)
 
     def _end_graphs(self, tokens: int, outputs: int) -> tuple[Graph, Graph]:
         """Embedding and head; of the latter one also where no row needs it."""
