@@ -23,6 +23,7 @@ class Epochs:
 
     def __init__(self) -> None:
         self.making: Callable[[], None] = lambda: None
+        self.left_out: list[list[str]] = []
 
     def make(self, plan: Any, workers: Any) -> Any:
         self.making()
@@ -30,6 +31,9 @@ class Epochs:
 
     def make_strict(self, plan: Any, workers: Any) -> Any:
         return "strict", tuple(workers.values())
+
+    def leave_out(self, workers: Any) -> None:
+        self.left_out.append(list(workers))
 
 
 class Rounds:
@@ -74,6 +78,7 @@ def test_another_plan(in_use: PlanInUse, epochs: Any, rounds: Any) -> None:
     assert in_use.plan is plan
     assert in_use.workers == WORKERS
     assert rounds.reached == [{2: "b", 3: "c"}]
+    assert epochs.left_out == [["a"]]
     assert rounds.epochs == [("relaxed", ("b", "c"))]
 
 
@@ -91,3 +96,4 @@ def test_one_that_fails_changes_nothing(in_use: PlanInUse, epochs: Any, rounds: 
         in_use.replace(split(8, [1, 1, 1]), WORKERS)
     assert (in_use.plan, in_use.workers, in_use.loading) == (before, FIRST, frozenset())
     assert not rounds.epochs
+    assert not epochs.left_out

@@ -198,7 +198,14 @@ def test_a_worker_of_another_version_does_not_join(tiny_model: Path, workers: Wo
                 session="",
             )
             WorkerControl(
-                other, "test", lambda: info, TraceReply, lambda _: b"", lambda *_: b"", benchmark
+                other,
+                "test",
+                lambda: info,
+                TraceReply,
+                lambda _: b"",
+                lambda *_: b"",
+                benchmark,
+                lambda _: None,
             )
             workers.start("c")
             go_on(session, lambda: bool(told))

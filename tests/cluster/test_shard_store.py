@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,34 @@ def test_a_second_start_packs_nothing(source: Counting, tmp_path: Path) -> None:
     more = again.describe([range(0, 192), range(192, 512)])
     assert more[1][0][1:] == described[2][0][1:]  # the tile that both have
     assert again.describe(PARTS) == described
+
+
+def test_what_is_packed_is_told_layer_by_layer(source: Counting, tmp_path: Path) -> None:
+    """When it can be fetched already; not again, and not what was there."""
+    store, told = store_of(source, tmp_path), list[set[str]]()
+
+    def packed(layer: Mapping[range, Tile]) -> None:
+        assert source.cuts_made == len(told) + 1
+        assert set(layer) == {tile for part in parts for tile in tiles(part)}
+        assert all(store.packed(tile.sha256).size for tile in layer.values())
+        told.append({tile.sha256 for tile in layer.values()})
+
+    parts = PARTS[:2]
+    store.describe(parts, packed)
+    assert len(told) == LAYERS
+    store.describe(parts, packed)
+    assert len(told) == LAYERS
+    source.cuts_made, parts = LAYERS, PARTS[2:]
+    described = store.describe(PARTS, packed)
+    assert [{tile.sha256 for tile in layer} for layer in described[2]] == told[LAYERS:]
+
+
+def test_nothing_is_told_without_a_disk(source: Counting, tmp_path: Path) -> None:
+    """Each tile would have to be cut again."""
+    (tmp_path / "file").write_text("")
+    told: list[Mapping[range, Tile]] = []
+    store_of(source, tmp_path / "file" / "shards").describe(PARTS, told.append)
+    assert not told
 
 
 def test_weights_are_mapped(source: Counting, tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
+    Coming,
     FillTask,
+    LeftOut,
+    Tile,
     Transport,
     WorkerInfo,
     decode,
@@ -71,9 +74,21 @@ def assign(
     holdings: Holdings,
     fills: Mapping[DeviceId, FillTask],
 ) -> Assigned:
-    """Ask all at once: they load at the same time, and others may do something meanwhile. `fills`:
-    of those that are to make theirs."""
-    shards, names = holdings.shards(), {d: worker.worker for d, worker in workers.items()}
+    """Ask all at once: they load at the same time, and others may do something meanwhile. What has
+    to be packed first they are told of layer by layer, so that they fetch it meanwhile. `fills`: of
+    those that are to make theirs."""
+    names = {device: worker.worker for device, worker in workers.items()}
+
+    def coming(device: DeviceId, tiles: list[Tile]) -> None:
+        name = names.get(device)
+        if name is not None:
+            control_session.put(
+                control.worker_key(terms.cluster, name) + "/coming",
+                encode(Coming(terms.session, epoch, terms.width, tiles)),
+                congestion_control=zenoh.CongestionControl.BLOCK,
+            )
+
+    shards = holdings.shards(coming)
     pending = []
     for device, worker in workers.items():
         assignment = Assignment(
@@ -104,6 +119,18 @@ def assign(
         )
         pending.append((worker.worker, replies))
     return Assigned(pending)
+
+
+def leave_out(
+    control_session: zenoh.Session, terms: Terms, epoch: int, workers: Iterable[WorkerInfo]
+) -> None:
+    """Tell those that have no part in that epoch, which is to be used from now on."""
+    for worker in workers:
+        control_session.put(
+            control.worker_key(terms.cluster, worker.worker) + "/left-out",
+            encode(LeftOut(terms.session, epoch)),
+            congestion_control=zenoh.CongestionControl.BLOCK,
+        )
 
 
 def address_of(worker: WorkerInfo) -> tuple[str, int]:

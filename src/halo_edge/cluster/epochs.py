@@ -5,12 +5,12 @@ Any thread may do so while the epoch before computes tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import zenoh
 
-from halo_edge.cluster.assigning import Assigned, Terms, assign
+from halo_edge.cluster.assigning import Assigned, Terms, assign, leave_out
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
@@ -96,6 +96,10 @@ class Epochs:
         """As `make`, but what is missing in it is always waited for: it takes no fills, which are
         what takes longest to make where everybody has all weights already."""
         return self._assigned(Holdings(self._packing, plan, self._holdings), workers, {})
+
+    def leave_out(self, workers: Iterable[WorkerInfo]) -> None:
+        """Tell them that they have no part in the epoch made last, which is used from now on."""
+        leave_out(self._control, self._terms, self._number - 1, workers)
 
     @property
     def relaxable(self) -> bool:

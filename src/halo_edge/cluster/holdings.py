@@ -6,7 +6,7 @@ Nothing here asks a worker for anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import LayerWeights
 from halo_edge.compute.requantise import DownType
 from halo_edge.groups.ffn_source import FfnSource
-from halo_edge.groups.partition import tiles_with
+from halo_edge.groups.partition import tiles, tiles_with
 from halo_edge.groups.profile import Profile
 from halo_edge.model.cache import user_shards
 from halo_edge.model.fingerprint import fingerprint
@@ -100,8 +100,11 @@ class Holdings:
             dict(before._described) if before is not None else {}
         )
 
-    def shards(self) -> dict[DeviceId, Shards]:
-        """The tiles of every layer, of each worker. Packs what is not on disk."""
+    def shards(
+        self, coming: Callable[[DeviceId, list[Tile]], None] | None = None
+    ) -> dict[DeviceId, Shards]:
+        """The tiles of every layer, of each worker. Packs what is not on disk; `coming` is told,
+        layer by layer, what it has packed of a worker's own."""
         packing = self._packing
         # Without a profile the root's own shard is a part of the mapped model file.
         packed = [d for d in self.held if d != ROOT or packing.profile is not None]
@@ -109,7 +112,8 @@ class Holdings:
         # To look after all that were described before takes longer than all the rest.
         new = [piece for piece in wanted if piece not in self._described]
         if new:
-            self._described.update(zip(new, packing.store.describe(new), strict=True))
+            told = self._by_device(coming) if coming is not None else None
+            self._described.update(zip(new, packing.store.describe(new, told), strict=True))
         self._described = {piece: self._described[piece] for piece in wanted}
         found = {}
         for device in packed:
@@ -135,6 +139,23 @@ class Holdings:
             if layers:
                 found.append(Holder(name, [tile.sha256 for tiles in layers for tile in tiles]))
         return found
+
+    def _by_device(
+        self, coming: Callable[[DeviceId, list[Tile]], None]
+    ) -> Callable[[Mapping[range, Tile]], None]:
+        mine = {
+            device: [tile for piece in pieces for tile in tiles(piece)]
+            for device, pieces in self.pieces.items()
+            if device != ROOT
+        }
+
+        def told(packed: Mapping[range, Tile]) -> None:
+            for device, wanted in mine.items():
+                found = [packed[neurons] for neurons in wanted if neurons in packed]
+                if found:
+                    coming(device, found)
+
+        return told
 
     def _tiles(self, pieces: Sequence[range]) -> list[list[Tile]]:
         """By layer."""

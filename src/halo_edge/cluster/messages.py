@@ -100,6 +100,16 @@ class Holder(Struct, frozen=True):
     tiles: Annotated[list[Sha256], Meta(max_length=1 << 16)]
 
 
+class Coming(Struct, frozen=True):
+    """Tiles that the root of `session` has just packed, and will assign in `epoch`: they may be
+    fetched already. Each has inputs of that `width`."""
+
+    session: Name
+    epoch: Annotated[int, Meta(ge=0, le=65535)]
+    width: Annotated[int, Meta(ge=1, le=1 << 20)]
+    tiles: Tiles
+
+
 class Assignment(Struct, frozen=True, kw_only=True):
     """A worker's part in a session: the key, its name in datagrams, its shards."""
 
@@ -126,6 +136,13 @@ class Assignment(Struct, frozen=True, kw_only=True):
     holders: Annotated[list[Holder], Meta(max_length=1024)] = []
     fill: FillTask | None = None
     trace: bool = False  # record where the time goes, and answer `/trace`
+
+
+class LeftOut(Struct, frozen=True):
+    """A worker has no part in that epoch of its session, nor in any before that is still used."""
+
+    session: Name
+    epoch: Annotated[int, Meta(ge=0, le=65535)]
 
 
 class AssignmentReply(Struct, frozen=True):
@@ -188,4 +205,14 @@ def prepare(*kinds: type) -> None:
         msgspec.json.Decoder(kind)
 
 
-prepare(WorkerInfo, Assignment, AssignmentReply, ShardPiece, FillPiece, TraceReply, ClockReply)
+prepare(
+    WorkerInfo,
+    Coming,
+    Assignment,
+    AssignmentReply,
+    LeftOut,
+    ShardPiece,
+    FillPiece,
+    TraceReply,
+    ClockReply,
+)

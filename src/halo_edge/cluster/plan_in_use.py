@@ -56,6 +56,8 @@ class PlanInUse:
         self.plan = plan
         self.workers = {**self.workers, **workers}
         self._rounds.adopt(epoch)
+        left_out = (w for device, w in self.workers.items() if device not in workers)
+        self._epochs.leave_out(left_out)
 
 
 def with_part(plan: Plan, workers: Workers) -> Workers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -44,10 +44,13 @@ class ShardStore:
         self._packing = threading.Lock()
         self._packed: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
 
-    def describe(self, parts: Sequence[range]) -> list[list[list[Tile]]]:
+    def describe(
+        self, parts: Sequence[range], packed: Callable[[Mapping[range, Tile]], None] | None = None
+    ) -> list[list[list[Tile]]]:
         """For each of `parts`, ranges of neurons, the tiles of every layer; none for no neurons.
 
-        Packs those that are not on disk.
+        Packs those that are not on disk. `packed` is told those of each layer when they are there
+        to be fetched, by their neurons: not where the disk does not take them.
         """
         wanted = list(dict.fromkeys(tile for part in parts for tile in tiles(part)))
         for layer in range(self._n_layers):
@@ -56,6 +59,8 @@ class ShardStore:
                 cut = self._source.cuts(layer, missing)
                 for part, weights in zip(missing, cut, strict=True):
                     self._add(layer, part, weights)
+                if packed is not None and self._disk_takes:
+                    packed({part: self._tile(layer, part) for part in missing})
         self._index.save(self._on_disk)
         self._cache.prune(frozenset(self._sizes) | {self._index.file_name})
         return [

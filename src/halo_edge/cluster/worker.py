@@ -27,17 +27,20 @@ from halo_edge.cluster.messages import (
     CONTROL_VERSION,
     Assignment,
     AssignmentReply,
+    Coming,
     Decode,
     FillPiece,
+    LeftOut,
     TraceReply,
     Transport,
     WorkerInfo,
 )
+from halo_edge.cluster.prefetcher import Prefetcher
 from halo_edge.cluster.profile_message import BenchmarkTask
 from halo_edge.cluster.replica_loader import ReplicaLoader
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.tile_source import TileSource
-from halo_edge.cluster.worker_control import Assigned, Loaded, RootGone, WorkerControl
+from halo_edge.cluster.worker_control import Assigned, Event, Loaded, RootGone, WorkerControl
 from halo_edge.cluster.worker_memory import WorkerMemory
 from halo_edge.cluster.worker_part import WorkerPart, load_part
 from halo_edge.cluster.worker_session import Session
@@ -79,6 +82,7 @@ class Worker:
         self._loading: threading.Thread | None = None
         self._next: Assigned | None = None
         self._replicas: ReplicaLoader | None = None
+        self._prefetcher = Prefetcher(cache, self._fetch_shard)
         try:
             opened = control.open_control(options.control)
             self._control = WorkerControl(
@@ -89,6 +93,7 @@ class Worker:
                 self.fill,
                 self.tile,
                 self.benchmark,
+                self.coming,
             )
         except HaloError:
             self._udp.close()
@@ -145,6 +150,12 @@ class Worker:
         """For a model. Any thread may ask. Raises `HaloError` if it cannot be measured."""
         return self._benchmarks.of(task, self._memory.limit_bytes())
 
+    def coming(self, coming: Coming) -> None:
+        """What a root packs for this worker, unless that has another root. Any thread may call."""
+        session = self._session
+        if session is None or session.id == coming.session:
+            self._prefetcher.take(coming)
+
     def run(self) -> None:
         """Serve one root after another, until KeyboardInterrupt or SystemExit."""
         try:
@@ -161,7 +172,7 @@ class Worker:
             self._udp.close()
             self._tcp.close()
 
-    def _handle(self, event: Assigned | Loaded | RootGone) -> None:
+    def _handle(self, event: Event) -> None:
         current = self._session
         if isinstance(event, RootGone):
             if current is not None and current.id == event.session:
@@ -169,6 +180,9 @@ class Worker:
                 self._tell("the root is gone; waiting for another")
         elif isinstance(event, Loaded):
             self._go_on(event)
+        elif isinstance(event, LeftOut):
+            if current is not None and current.id == event.session:
+                self._let_go(current, event.epoch)
         elif current is None:
             self._begin_session(event)
         elif current.id != event.assignment.session:
@@ -245,6 +259,17 @@ class Worker:
         elif session is not None and not error:
             self._load_replicas(session, assignment, loaded.source)
 
+    def _let_go(self, session: Session, epoch: int) -> None:
+        """Unless there is another plan since in which it has a part."""
+        if self._loading is not None or session.newest_epoch >= epoch:
+            return
+        self._end_replicas()
+        if nbytes := session.let_go():
+            self._tell(
+                f"left out of the plan: {nbytes / 1e6:.1f} MB of memory given back; what they held "
+                f"stays on disk"
+            )
+
     def _load_replicas(self, session: Session, assignment: Assignment, source: TileSource) -> None:
         """Beside the rounds, as far as memory allows."""
         self._replicas = ReplicaLoader(
@@ -265,15 +290,20 @@ class Worker:
         wire = self._control
         return TileSource(assignment, self._cache, wire.fetch_shard, wire.fetch_from_peer)
 
+    def _fetch_shard(self, session: str, sha256: str, start: int, stop: int) -> bytes:
+        return self._control.fetch_shard(session, sha256, start, stop)
+
     def _load(self, assignment: Assignment, held: HeldTiles, source: TileSource) -> WorkerPart:
         cache = self._cache
+        ahead = self._prefetcher.end(assignment.session, assignment.epoch)
         fetched, cached = cache.fetched_bytes, cache.cached_bytes
         part = load_part(assignment, held, source, cache)
         self._tell(
             f"assigned {sum(map(bool, assignment.shards))} layers' shards: "
-            f"{(cache.fetched_bytes - fetched) / 1e6:.1f} MB fetched"
+            f"{(ahead + cache.fetched_bytes - fetched) / 1e6:.1f} MB fetched"
+            f"{f', {ahead / 1e6:.1f} of it while it was packed' if ahead else ''}"
             f"{f', {source.peer_bytes / 1e6:.1f} of it from peers' if source.peer_bytes else ''}, "
-            f"{(cache.cached_bytes - cached) / 1e6:.1f} MB on disk already"
+            f"{max(0, cache.cached_bytes - cached - ahead) / 1e6:.1f} MB on disk already"
         )
         return part
 

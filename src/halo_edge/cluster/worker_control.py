@@ -26,7 +26,9 @@ from halo_edge.cluster.messages import (
     Assignment,
     AssignmentReply,
     ClockReply,
+    Coming,
     FillPiece,
+    LeftOut,
     ShardPiece,
     TraceReply,
     WorkerInfo,
@@ -45,6 +47,9 @@ FETCH_TIMEOUT_S: Final = 60.0
 PEER_TIMEOUT_S: Final = 10.0
 # Peers that wait for one; what is more is refused, and they ask the root.
 MAX_PEERS_WAITING: Final = 4
+# Before what was held for a plan is let go: who is left out may come back after a minute, and is not
+# to load it again then.
+LET_GO_AFTER_S: Final = 120.0
 # Roots that wait for an answer while the worker loads another's shards.
 MAX_WAITING: Final = 16
 
@@ -75,7 +80,8 @@ class RootGone:
     session: str
 
 
-Event = Assigned | Loaded | RootGone
+Event = Assigned | Loaded | RootGone | LeftOut
+"""`LeftOut`: it has been for a while."""
 
 
 class WorkerControl:
@@ -90,9 +96,10 @@ class WorkerControl:
         fill: Callable[[FillPiece], bytes],
         tile: Callable[[str, int, int], bytes],
         benchmark: Callable[[BenchmarkTask], Benchmark],
+        coming: Callable[[Coming], None],
     ) -> None:
-        """`describe`, `trace` and `fill` are called from Zenoh's threads, `tile` and `benchmark`
-        from others; these and `fill` raise `HaloError` for what there is not."""
+        """`describe`, `trace`, `fill` and `coming` are called from Zenoh's threads, `tile` and
+        `benchmark` from others; these and `fill` raise `HaloError` for what there is not."""
         self._session = session
         self._cluster = cluster
         self._describe = describe
@@ -100,6 +107,7 @@ class WorkerControl:
         self._fill = fill
         self._tile = tile
         self._benchmark = benchmark
+        self._coming = coming
         self._tiles = ThreadPoolExecutor(1, "tiles", lower_priority)
         self._peers = threading.Semaphore(MAX_PEERS_WAITING)
         self._benchmarks = ThreadPoolExecutor(1, "benchmark")
@@ -109,10 +117,13 @@ class WorkerControl:
         os.set_blocking(self.wake_fd, False)
         os.set_blocking(self._wake, False)
         self._watch: zenoh.Subscriber[None] | None = None
+        self._let_go: threading.Timer | None = None
         key = control.worker_key(cluster, describe().worker)
         self._declared = (
             session.declare_queryable(f"{key}/info", self._on_info),
+            session.declare_subscriber(f"{key}/coming", self._on_coming),
             session.declare_queryable(f"{key}/assign", self._on_assign),
+            session.declare_subscriber(f"{key}/left-out", self._on_left_out),
             session.declare_queryable(f"{key}/fill", self._on_fill),
             session.declare_queryable(f"{key}/tile/*", self._on_tile),
             session.declare_queryable(f"{key}/clock", self._on_clock),
@@ -159,6 +170,8 @@ class WorkerControl:
 
     def close(self) -> None:
         self.unwatch()
+        if self._let_go is not None:
+            self._let_go.cancel()
         self._tiles.shutdown(wait=False, cancel_futures=True)
         self._benchmarks.shutdown(wait=False, cancel_futures=True)
         self._session.close()  # type: ignore[no-untyped-call]
@@ -248,6 +261,22 @@ class WorkerControl:
     def _on_trace(self, query: zenoh.Query) -> None:
         with query:
             query.reply(query.key_expr, encode(self._trace()))
+
+    def _on_coming(self, sample: zenoh.Sample) -> None:
+        # The assignment tells all of it again.
+        with contextlib.suppress(HaloError):
+            self._coming(decode(sample.payload.to_bytes(), Coming, "a root"))
+
+    def _on_left_out(self, sample: zenoh.Sample) -> None:
+        try:
+            left_out = decode(sample.payload.to_bytes(), LeftOut, "a root")
+        except HaloError:
+            return
+        if self._let_go is not None:  # the newest counts
+            self._let_go.cancel()
+        self._let_go = threading.Timer(LET_GO_AFTER_S, self.put, (left_out,))
+        self._let_go.daemon = True
+        self._let_go.start()
 
     def _on_assign(self, query: zenoh.Query) -> None:
         def reply(answer: AssignmentReply) -> None:

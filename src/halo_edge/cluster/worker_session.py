@@ -86,6 +86,13 @@ class Session:
                 part.close()
         self._next = None
 
+    def let_go(self) -> int:
+        """All weights, which stay on disk; the bytes of memory that they took."""
+        nbytes = self.memory_bytes
+        self.pause()
+        self.held.keep(frozenset())
+        return nbytes
+
     def fill_piece(self, start: int, stop: int) -> bytes:
         """Of the newest epoch's fill. Any thread may ask. Raises `HaloError` if there is none."""
         return self._newest.fill.piece(start, stop)
