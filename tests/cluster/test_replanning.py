@@ -46,6 +46,13 @@ DEADLINE_S = 60.0
 OTHER_PLAN = 0.15
 
 
+LETS_GO = """
+from halo_edge.cluster import worker_control, worker_process
+worker_control.LET_GO_AFTER_S = {}
+worker_process.main()
+"""
+
+
 class Workers:
     """Worker processes of a cluster of their own."""
 
@@ -62,6 +69,7 @@ class Workers:
         cache: str = "shards",
         listen: str | None = None,
         connect: Sequence[str] = (),
+        let_go_after_s: float | None = None,
     ) -> None:
         """`cache`: its own where it is another's name. `listen`, `connect`: for its peers."""
         start = WorkerStart(
@@ -75,8 +83,11 @@ class Workers:
             cache=str(self._directory / cache),
             parent=os.getpid(),
         )
+        command = start.command()
+        if let_go_after_s is not None:
+            command[1:3] = ["-c", LETS_GO.format(let_go_after_s)]
         self.running[name] = subprocess.Popen(
-            start.command(),
+            command,
             stdin=subprocess.PIPE,
             stderr=(self._directory / f"{name}.log").open("wb"),
             env=start.environment(),
@@ -308,6 +319,33 @@ def test_the_root_begins_alone(
         for _ in range(3):
             logits(session)
         assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
+
+
+def test_who_is_left_out_gives_its_memory_back(
+    tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And loads what it had from its disk when it is wanted again."""
+    wanted = [split(8, [2, 3, 3])]
+    monkeypatch.setattr(Scheduling, "plan", lambda *_: Planned(wanted[0], ""))
+    monkeypatch.setattr(
+        Scheduling,
+        "better",
+        lambda _, plan, *__: Planned(wanted[0], "") if plan.shares != wanted[0].shares else None,
+    )
+    workers.start("b", let_go_after_s=0.1)
+    with cluster_of(tiny_model, workers, scheduled=True) as (session, _):
+        cluster = session.cluster
+        assert cluster is not None
+        go_on(session, lambda: set(cluster.link_reports()) == {1, 2})
+        before = logits(session)
+        wanted[0] = split(8, [2, 6, 0])
+        go_on(session, lambda: "left out of the plan: " in workers.said("b"))
+        assert set(cluster.link_reports()) == {1}
+        wanted[0] = split(8, [2, 3, 3])
+        go_on(session, lambda: set(cluster.link_reports()) == {1, 2})
+        np.testing.assert_allclose(logits(session), before, atol=OTHER_PLAN)
+    assert "left out" not in workers.said("a")
+    assert "assigned 3 layers' shards: 0.0 MB fetched, 0." in workers.said("b").split("left out")[1]
 
 
 GIB = 1 << 30
