@@ -13,8 +13,6 @@ CPU time of all threads would not do: the kernel brings it up to date only when 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import select
 import time
 from typing import Final
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from halo_edge.cluster.bench_rounds import WORKERS, BenchRounds
 from halo_edge.cluster.bench_sizes import BenchSizes
 from halo_edge.cluster.bench_weights import bench_weights
+from halo_edge.cluster.freed_memory import give_memory_back
 from halo_edge.cluster.profile_message import BenchmarkTask
 from halo_edge.cluster.stopwatch import Stopwatch
 from halo_edge.compute.context import aligned
@@ -85,7 +84,7 @@ def measure_device(
     """
     allowance = _Allowance(threads, budget_s, deadline_s)
     profile = _Benchmark(task, BenchSizes.of(task, memory_bytes), threads, allowance).profile()
-    _give_back_memory()
+    give_memory_back()
     return profile
 
 
@@ -225,12 +224,6 @@ class _Benchmark:
 
     def _graphs(self, weights: list[LayerWeights]) -> FfnGraphs:
         return FfnGraphs(self._runtime, weights, Rows.f32(self._x), Rows.f32(self._out))
-
-
-def _give_back_memory() -> None:
-    """What was freed: of small matrices, glibc keeps all it can for later. Elsewhere, nothing."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _weights(shard: ShardSpec) -> int:

@@ -20,6 +20,7 @@ from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import own_addresses
 from halo_edge.cluster.benchmark_cache import Benchmark, Benchmarks
 from halo_edge.cluster.code_pages import drop_code_pages
+from halo_edge.cluster.freed_memory import give_memory_back
 from halo_edge.cluster.held_tiles import HeldTiles
 from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.links import WorkerLink
@@ -313,6 +314,7 @@ class Worker:
             self._control.unwatch()
             self._session.close()
             self._session = None
+            give_memory_back()
 
 
 def _listen(address: str, port: int) -> tuple[socket.socket, socket.socket]:

@@ -6,6 +6,7 @@ import select
 import time
 from typing import Final
 
+from halo_edge.cluster.freed_memory import give_memory_back
 from halo_edge.cluster.held_tiles import HeldTiles
 from halo_edge.cluster.links import WorkerLink
 from halo_edge.cluster.messages import WORKER_SPANS, TraceReply
@@ -91,6 +92,7 @@ class Session:
         nbytes = self.memory_bytes
         self.pause()
         self.held.keep(frozenset())
+        give_memory_back()
         return nbytes
 
     def fill_piece(self, start: int, stop: int) -> bytes:
