@@ -115,9 +115,7 @@ def test_a_root_that_refuses_is_not_asked_on(root: Root) -> None:
     assert root.on_disk() == names(root, 0)
 
 
-def test_there_is_an_end_to_what_it_remembers(
-    root: Root, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_an_end_to_what_it_remembers(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halo_edge.cluster.prefetcher.MAX_TILES", 2)
     root.may.clear()
     root.announce(0, 1, 2)

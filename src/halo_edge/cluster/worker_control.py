@@ -47,8 +47,8 @@ FETCH_TIMEOUT_S: Final = 60.0
 PEER_TIMEOUT_S: Final = 10.0
 # Peers that wait for one; what is more is refused, and they ask the root.
 MAX_PEERS_WAITING: Final = 4
-# Before what was held for a plan is let go: who is left out may come back after a minute, and is not
-# to load it again then.
+# Before what was held for a plan is let go: who is left out may come back after a minute, and is
+# not to load it again then.
 LET_GO_AFTER_S: Final = 120.0
 # Roots that wait for an answer while the worker loads another's shards.
 MAX_WAITING: Final = 16
