@@ -13,7 +13,6 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from halo_edge import __version__
 from halo_edge.cluster import control, tcp, udp
@@ -39,6 +38,7 @@ from halo_edge.cluster.messages import (
 from halo_edge.cluster.prefetcher import Prefetcher
 from halo_edge.cluster.profile_message import BenchmarkTask
 from halo_edge.cluster.replica_loader import ReplicaLoader
+from halo_edge.cluster.round_sockets import listen
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.tile_source import TileSource
 from halo_edge.cluster.worker_control import Assigned, Event, Loaded, RootGone, WorkerControl
@@ -46,9 +46,6 @@ from halo_edge.cluster.worker_memory import WorkerMemory
 from halo_edge.cluster.worker_part import WorkerPart, load_part
 from halo_edge.cluster.worker_session import Session
 from halo_edge.errors import HaloError
-
-# A port that is free for UDP is rarely taken for TCP.
-ANY_PORT_TRIES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Worker:
         self._benchmarks = Benchmarks(cache.directory, options.threads)
         self._memory = WorkerMemory(options.memory_bytes)
         self._tell = tell
-        self._udp, self._tcp = _listen(options.address, options.port)
+        self._udp, self._tcp = listen(options.address, options.port)
         self.port: int = self._udp.getsockname()[1]
         self.id = options.name or _unique_name()
         self._session: Session | None = None
@@ -315,20 +312,6 @@ class Worker:
             self._session.close()
             self._session = None
             give_memory_back()
-
-
-def _listen(address: str, port: int) -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP on the same port; 0: any that is free for both. Raises `HaloError`."""
-    tries = 1 if port else ANY_PORT_TRIES
-    while True:
-        datagrams = udp.bind(address, port)
-        try:
-            return datagrams, tcp.listen(address, datagrams.getsockname()[1])
-        except HaloError:
-            datagrams.close()
-            tries -= 1
-            if not tries:
-                raise
 
 
 def _unique_name() -> str:
