@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.plan.clusters import cluster, worker, workload
 
 from halo_edge.plan.device import PROCESS_BYTES
-from halo_edge.plan.memory import capacities, residents, streamable
+from halo_edge.plan.memory import (
+    bytes_at_root,
+    bytes_for,
+    capacities,
+    groups_at_root,
+    groups_in,
+    residents,
+    streamable,
+)
 
 WORK = workload()
 
@@ -50,3 +59,12 @@ def test_what_can_be_streamed_fits(fits: int, share: int) -> None:
         (stay,) = residents([range(share)], [fits], shape)
         ahead = (share - len(stay) + 4) / shape.n_layers if len(stay) < share else 0
         assert len(stay) + ahead <= fits
+
+
+@pytest.mark.parametrize("groups", [0, 1, 7])
+def test_what_so_many_groups_take(groups: int) -> None:
+    shape = WORK.shape
+    assert groups_in(bytes_for(groups, shape), shape) == groups
+    assert groups_in(bytes_for(groups, shape) - 1, shape) == max(0, groups - 1)
+    assert groups_at_root(bytes_at_root(groups, WORK), WORK) == groups
+    assert groups_at_root(bytes_at_root(groups, WORK) - 1, WORK) == max(0, groups - 1)

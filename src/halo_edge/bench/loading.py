@@ -23,7 +23,7 @@ from halo_edge.lab.lab import DeviceUsage
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.shapes import read_shape
 from halo_edge.lab.spec import LabSpec
-from halo_edge.plan.device import PROCESS_BYTES
+from halo_edge.plan.memory import bytes_for
 from halo_edge.plan.model_shape import ModelShape
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class Case:
 def memory_bytes(shape: ModelShape) -> int:
     """With which a worker can keep half of its share."""
     half = shape.partition.n_groups / DEVICES / 2
-    held = PROCESS_BYTES + (half + AHEAD_GROUPS) * shape.group_bytes
-    return int(held / MEMORY_SHARE)
+    return int(bytes_for(half + AHEAD_GROUPS, shape) / MEMORY_SHARE)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +17,19 @@ from halo_edge.bench import markdown
 from halo_edge.bench.compared import DECODE_STEP, QUICK_WINDOW, WINDOW, Comparer, Comparison
 from halo_edge.bench.compared import Sample as Compared
 from halo_edge.bench.compared_columns import compared_columns
+from halo_edge.bench.decoding import CONTEXT
 from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import LabSample, lab_spec, open_lab_cluster
 from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
 from halo_edge.bench.policies import BALANCED, DEVICES, check_profile
+from halo_edge.cluster.worker_memory import MEMORY_SHARE
 from halo_edge.lab.link import LinkSettings
+from halo_edge.lab.shapes import read_shape
 from halo_edge.lab.spec import LabSpec
+from halo_edge.plan.memory import bytes_at_root, bytes_for
+from halo_edge.plan.model_shape import ModelShape
+from halo_edge.plan.workload import Workload
 
 DELAY_MS: Final = 0.5
 SPEED: Final = 0.4
@@ -30,12 +37,11 @@ LOSS: Final = 0.15
 LOSSY: Final = 1
 # Decoded before what counts: the loss is found out, and a plan made and carried out for it.
 SETTLE: Final = 150
-# A worker's process, and seven of the demo model's 24 groups; a root's, with attention, embedding
-# and the KV cache, and six.
-WORKER_BYTES: Final = 115 << 20
-ROOT_BYTES: Final = 270 << 20
-# A memory card: too slow to read weights from for every token.
-STORAGE_BYTES_PER_S: Final = 40e6
+# Of all groups, what each has memory for: together more than all, without one of them less.
+WORKER_SHARE: Final = 0.3
+ROOT_SHARE: Final = 0.25
+# A worn memory card: too slow to read weights from for every token.
+STORAGE_BYTES_PER_S: Final = 10e6
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,19 @@ class Case:
         shares = "scheduled" if self.scheduled else "equal"
         return f"{_network(self.loss)}, {shares}"
 
-    def spec(self) -> LabSpec:
+    def spec(self, shape: ModelShape) -> LabSpec:
         link = LinkSettings(delay_ms=DELAY_MS)
         made = lab_spec("bench-unreliable", DEVICES, link=link, speed=SPEED)
         lossy = replace(link, loss=self.loss)
-        root, *workers = made.devices
-        workers = [
-            replace(worker, memory_bytes=WORKER_BYTES, storage_bytes_per_s=STORAGE_BYTES_PER_S)
-            for worker in workers
-        ]
+        n_groups = shape.partition.n_groups
+        at_worker = bytes_for(ceil(WORKER_SHARE * n_groups), shape) / MEMORY_SHARE
+        at_root = bytes_at_root(ceil(ROOT_SHARE * n_groups), Workload(shape, cells=CONTEXT))
+        root, *workers = (
+            replace(device, memory_bytes=ceil(at_worker), storage_bytes_per_s=STORAGE_BYTES_PER_S)
+            for device in made.devices
+        )
         workers[LOSSY - 1] = replace(workers[LOSSY - 1], up=lossy, down=lossy)
-        return replace(made, devices=(replace(root, memory_bytes=ROOT_BYTES), *workers))
+        return replace(made, devices=(replace(root, memory_bytes=ceil(at_root)), *workers))
 
 
 def _network(loss: float) -> str:
@@ -98,7 +106,7 @@ def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
     def measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
         check_profile(settings, [BALANCED.relax])
         with open_lab_cluster(
-            case.spec(),
+            case.spec(read_shape(str(settings.model))),
             settings.model,
             tell,
             scheduled=case.scheduled,

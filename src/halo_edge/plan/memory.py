@@ -42,6 +42,16 @@ def groups_in(memory_bytes: float | None, shape: ModelShape) -> int:
     return min(shape.partition.n_groups, max(0, int(free // shape.group_bytes)))
 
 
+def bytes_for(groups: float, shape: ModelShape) -> float:
+    """`groups_in` the other way round: what a worker needs to keep so many."""
+    return PROCESS_BYTES + groups * shape.group_bytes
+
+
+def bytes_at_root(groups: float, workload: Workload) -> float:
+    """`groups_at_root` the other way round."""
+    return _root_bytes(workload) + bytes_for(groups, workload.shape)
+
+
 def tile_groups(shape: ModelShape) -> int:
     """Of how many groups' weights a piece consists that is kept, read and sent."""
     return -(-TILE_NEURONS // shape.group_size)
