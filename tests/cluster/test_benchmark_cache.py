@@ -41,20 +41,29 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return PROFILE
 
     monkeypatch.setattr(device_benchmark, "measure_device", measure)
-    monkeypatch.setattr(benchmark_cache, "read_bandwidth", lambda directory: 40e6)
     monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
     return found
 
 
 def test_once(tmp_path: Path, made: list[int]) -> None:
     directory = tmp_path / "new"
-    assert Benchmarks(directory, 1).of(TASK, None).profile == PROFILE
-    assert Benchmarks(directory, 1).of(TASK, None).profile == PROFILE
+    assert Benchmarks(directory, 1).of(TASK, None) == PROFILE
+    assert Benchmarks(directory, 1).of(TASK, None) == PROFILE
     assert made == [1]
-    assert Benchmarks(directory, 1).of(TASK, None).storage_bytes_per_s == 40e6
     Benchmarks(directory, 2).of(TASK, None)
     Benchmarks(directory, 1).of(msgspec.structs.replace(TASK, hidden=256), None)
     assert made == [1, 2, 1]
+
+
+def test_each_process_finds_out_how_fast_its_storage_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be another one by now, or have another limit."""
+    found = iter([40e6, 90e6])
+    monkeypatch.setattr(benchmark_cache, "read_bandwidth", lambda directory: next(found))
+    first, second = Benchmarks(tmp_path, 1), Benchmarks(tmp_path, 1)
+    assert first.storage_bytes_per_s == first.storage_bytes_per_s == 40e6
+    assert second.storage_bytes_per_s == 90e6
 
 
 def test_not_kept_where_others_had_the_processors(
@@ -63,7 +72,7 @@ def test_not_kept_where_others_had_the_processors(
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (4.0, 0.0, 0.0))
     for _ in range(2):
-        assert Benchmarks(tmp_path, 1).of(TASK, None).profile == PROFILE
+        assert Benchmarks(tmp_path, 1).of(TASK, None) == PROFILE
     monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 0.0, 0.0))
     for _ in range(2):
         Benchmarks(tmp_path, 1).of(TASK, None)
@@ -85,14 +94,14 @@ def test_again(tmp_path: Path, made: list[int], damage: Callable[[Path], None]) 
     Benchmarks(tmp_path, 1).of(TASK, None)
     (path,) = tmp_path.iterdir()
     damage(path)
-    assert Benchmarks(tmp_path, 1).of(TASK, None).profile == PROFILE
+    assert Benchmarks(tmp_path, 1).of(TASK, None) == PROFILE
     assert made == [1, 1]
 
 
 def test_a_disk_that_does_not_take_it(tmp_path: Path, made: list[int]) -> None:
     (tmp_path / "file").write_text("")
     benchmarks = Benchmarks(tmp_path / "file" / "below", 1)
-    assert benchmarks.of(TASK, None).profile == PROFILE
+    assert benchmarks.of(TASK, None) == PROFILE
 
 
 def test_what_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

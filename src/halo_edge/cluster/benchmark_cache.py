@@ -1,17 +1,18 @@
 """A device's benchmark, kept on disk: the second session with a model begins without it.
 
 What it says is where planning begins; real rounds take its place soon. So nothing is made of a file
-that is old, damaged or somebody else's but a new measurement.
+that is old, damaged or somebody else's but a new measurement. How fast the storage is, no round
+tells; it takes less time, and each process finds it out for itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,14 +34,6 @@ BUSY: Final = 1.5
 what is measured is used, and not kept. CPU time, too, depends on what else is in the caches."""
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """`storage_bytes_per_s`: None where it cannot be told."""
-
-    profile: DeviceProfile
-    storage_bytes_per_s: float | None
-
-
 class Benchmarks:
     """This device's, with so many compute threads; kept in `directory`, where shards are. Any
     thread may ask; one measures at a time."""
@@ -50,13 +43,18 @@ class Benchmarks:
         self._threads = threads
         self._measuring = threading.Lock()
 
-    def of(self, task: BenchmarkTask, memory_bytes: int | None) -> Benchmark:
+    @functools.cached_property
+    def storage_bytes_per_s(self) -> float | None:
+        """That shards are read with; None where it cannot be told. Takes up to a second, once."""
+        return read_bandwidth(self._directory)
+
+    def of(self, task: BenchmarkTask, memory_bytes: int | None) -> DeviceProfile:
         """For that model. Measures if it has to, which takes a second or two, and a part of
         `memory_bytes` (None: enough). Raises `HaloError` if it cannot be measured."""
         with self._measuring:
             path = self._path(task)
-            known = _read(path)
-            if known is None:
+            profile = _read(path)
+            if profile is None:
                 # What it takes is not for the memory of a worker that was measured before.
                 from halo_edge.cluster.device_benchmark import MEMORY_BYTES, measure_device
 
@@ -64,10 +62,9 @@ class Benchmarks:
                 if memory_bytes is not None:
                     room = max(MIN_MEMORY_BYTES, min(room, memory_bytes // 8))
                 profile = measure_device(task, self._threads, memory_bytes=room)
-                known = Benchmark(profile, read_bandwidth(self._directory))
                 if not _busy():
-                    self._keep(path, known)
-            return known
+                    self._keep(path, profile)
+            return profile
 
     def _path(self, task: BenchmarkTask) -> Path:
         what = (__version__, os.uname().machine, socket.gethostname(), self._threads)
@@ -75,13 +72,12 @@ class Benchmarks:
         key.update(repr(what).encode() + msgspec.json.encode(task))
         return self._directory / f"benchmark-{key.hexdigest()[:32]}.json"
 
-    def _keep(self, path: Path, benchmark: Benchmark) -> None:
+    def _keep(self, path: Path, profile: DeviceProfile) -> None:
         """If the disk takes it."""
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            reply = reply_of(benchmark.profile, benchmark.storage_bytes_per_s)
-            unfinished.write_bytes(encode(reply))
+            unfinished.write_bytes(encode(reply_of(profile, None)))
             unfinished.rename(path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -95,12 +91,11 @@ def _busy() -> bool:
         return False
 
 
-def _read(path: Path) -> Benchmark | None:
+def _read(path: Path) -> DeviceProfile | None:
     try:
         if not 0 <= time.time() - path.stat().st_mtime < BELIEVED_S:
             return None
         with path.open("rb") as file:
-            reply = decode(file.read(MAX_BYTES), BenchmarkReply, path.name)
-        return Benchmark(profile_of(reply, "measured"), reply.storage_bytes_per_s)
+            return profile_of(decode(file.read(MAX_BYTES), BenchmarkReply, path.name), "measured")
     except (OSError, HaloError):
         return None

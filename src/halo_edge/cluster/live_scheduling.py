@@ -56,6 +56,6 @@ def live_scheduling(
 
     def devices() -> LiveDevices:
         own = Benchmarks(user_shards(), threads).of(task, None)
-        return LiveDevices(shape, own.profile, threads)
+        return LiveDevices(shape, own, threads)
 
     return Scheduling(devices, Replanning(workload), Measuring(session, cluster, task), ask)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from halo_edge import __version__
 from halo_edge.cluster import control, tcp, udp
 from halo_edge.cluster.addresses import own_addresses
-from halo_edge.cluster.benchmark_cache import Benchmark, Benchmarks
+from halo_edge.cluster.benchmark_cache import Benchmarks
 from halo_edge.cluster.code_pages import drop_code_pages
 from halo_edge.cluster.freed_memory import give_memory_back
 from halo_edge.cluster.held_tiles import HeldTiles
@@ -36,7 +36,7 @@ from halo_edge.cluster.messages import (
     WorkerInfo,
 )
 from halo_edge.cluster.prefetcher import Prefetcher
-from halo_edge.cluster.profile_message import BenchmarkTask
+from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask, reply_of
 from halo_edge.cluster.replica_loader import ReplicaLoader
 from halo_edge.cluster.round_sockets import listen
 from halo_edge.cluster.shard_cache import ShardCache
@@ -144,9 +144,10 @@ class Worker:
             raise HaloError("this worker has no such tile")
         return self._cache.piece(sha256, start, stop)
 
-    def benchmark(self, task: BenchmarkTask) -> Benchmark:
+    def benchmark(self, task: BenchmarkTask) -> BenchmarkReply:
         """For a model. Any thread may ask. Raises `HaloError` if it cannot be measured."""
-        return self._benchmarks.of(task, self._memory.limit_bytes())
+        profile = self._benchmarks.of(task, self._memory.limit_bytes())
+        return reply_of(profile, self._benchmarks.storage_bytes_per_s)
 
     def coming(self, coming: Coming) -> None:
         """What a root packs for this worker, unless that has another root. Any thread may call."""

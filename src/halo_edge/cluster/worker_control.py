@@ -19,7 +19,6 @@ from typing import Final
 import zenoh
 
 from halo_edge.cluster import control
-from halo_edge.cluster.benchmark_cache import Benchmark
 from halo_edge.cluster.link_probe import PROBE_BYTES
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
@@ -35,7 +34,7 @@ from halo_edge.cluster.messages import (
     decode,
     encode,
 )
-from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask, reply_of
+from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask
 from halo_edge.cluster.replica_loader import lower_priority
 from halo_edge.cluster.tile_source import TileSource
 from halo_edge.cluster.worker_part import WorkerPart
@@ -95,7 +94,7 @@ class WorkerControl:
         trace: Callable[[], TraceReply],
         fill: Callable[[FillPiece], bytes],
         tile: Callable[[str, int, int], bytes],
-        benchmark: Callable[[BenchmarkTask], Benchmark],
+        benchmark: Callable[[BenchmarkTask], BenchmarkReply],
         coming: Callable[[Coming], None],
     ) -> None:
         """`describe`, `trace`, `fill` and `coming` are called from Zenoh's threads, `tile` and
@@ -242,8 +241,7 @@ class WorkerControl:
         def answer() -> None:
             try:
                 question = query.payload.to_bytes() if query.payload is not None else b""
-                found = self._benchmark(decode(question, BenchmarkTask, "a root"))
-                reply = reply_of(found.profile, found.storage_bytes_per_s)
+                reply = self._benchmark(decode(question, BenchmarkTask, "a root"))
             except HaloError as error:
                 reply = BenchmarkReply(error=str(error))
             finally:
