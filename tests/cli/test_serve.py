@@ -332,6 +332,22 @@ def test_keys_from_a_file(environment: dict[str, str], tiny_model: Path, tmp_pat
             assert answer.json()["data"][0]["id"] == tiny_model.stem
 
 
+def test_names(environment: dict[str, str], tiny_model: Path) -> None:
+    arguments = ("-m", str(tiny_model), "-w", "0", "--allowed-host", "halo.example")
+    with served(environment, *arguments) as running:
+        names = ["halo.example", socket.gethostname(), "localhost", "127.0.0.1", "evil.example"]
+        statuses = []
+        for path in ("/metrics", "/", "/dashboard/main.js", "/health", "/v1/models"):
+            for name in names:
+                answer = httpx.get(running.url + path, headers={"Host": f"{name}:8080"})
+                statuses.append(answer.status_code)
+    assert statuses == [200, 200, 200, 200, 403] * 5
+
+
+def test_bad_names(environment: dict[str, str]) -> None:
+    assert "no name" in complaint(environment, "--allowed-host", "http://halo.example")
+
+
 def test_the_other_commands_do_not_import_fastapi() -> None:
     code = (
         "import sys, halo_edge.cli.app;"

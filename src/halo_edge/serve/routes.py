@@ -33,10 +33,11 @@ def _errors(statuses: Mapping[int, str]) -> Responses:
     }
 
 
-_KEY: Final = {401: "No API key, or one that is not known"}
+_OTHER_NAME: Final = {403: "The server does not answer to the name in Host"}
+_STRANGER: Final = {401: "No API key, or one that is not known", **_OTHER_NAME}
 _ANSWERING: Final = {
     400: "The request is wrong, or asks for what this server cannot do",
-    **_KEY,
+    **_STRANGER,
     404: "There is no such model here",
     413: "The body is too large",
     429: "Too much is waiting; Retry-After says when to try again",
@@ -132,13 +133,13 @@ def api_routes(backend: Backend) -> APIRouter:
         finally:
             answer.answers.cancel()
 
-    @router.get("/models", responses=_errors(_KEY), summary="The model that is served")
+    @router.get("/models", responses=_errors(_STRANGER), summary="The model that is served")
     async def models() -> Models:
         return Models(object="list", data=[model])
 
     @router.get(
         "/models/{name:path}",
-        responses=_errors({**_KEY, 404: "There is no such model here"}),
+        responses=_errors({**_STRANGER, 404: "There is no such model here"}),
         summary="About a model",
     )
     async def model_of(name: str) -> Model:
@@ -150,7 +151,7 @@ def api_routes(backend: Backend) -> APIRouter:
         "/embeddings",
         status_code=404,
         response_model=ErrorBody,
-        responses=_errors(_KEY),
+        responses=_errors(_STRANGER),
         summary="Not here: the model is none for embeddings",
     )
     async def embeddings() -> Response:
@@ -171,7 +172,10 @@ def health_route(health: Callable[[], Health], closing: Closing) -> APIRouter:
     @router.get(
         "/health",
         response_model=HealthBody,
-        responses={503: {"model": HealthBody, "description": "Not ready"}},
+        responses={
+            503: {"model": HealthBody, "description": "Not ready"},
+            **_errors(_OTHER_NAME),
+        },
         summary="Whether the server can answer",
     )
     async def check() -> Response:
