@@ -55,7 +55,7 @@ def device(number: int, name: str, **changes: Any) -> DeviceOverview:
 UNKNOWN = LinkReport(None, None, None, 0.0, 0.0, 0.0, 0.0, 1, 1)
 DEVICES = (
     device(0, "root"),
-    device(1, 'attic "1"', recovered=40, filled=7, taken_over=5, went_away=2),
+    device(1, 'attic "1"', recovered=40, filled=7, taken_over=5, late=3, went_away=2),
     device(2, "new", link=UNKNOWN, compute_s=None, compute_cpu_s=None),
     device(3, "away", state=State.AWAY),
 )
@@ -183,6 +183,7 @@ def test_devices(metrics: Metrics) -> None:
     assert value(metrics, "halo_device_chunks_recovered_total", **attic) == 40
     assert value(metrics, "halo_device_chunks_filled_total", **attic) == 7
     assert value(metrics, "halo_device_chunks_taken_over_total", **attic) == 5
+    assert value(metrics, "halo_device_chunks_late_total", **attic) == 3
     assert value(metrics, "halo_device_away_total", **attic) == 2
 
 
@@ -199,7 +200,7 @@ def test_rounds(metrics: Metrics) -> None:
     assert value(metrics, "halo_budget_ratio") == 0.75
     assert value(metrics, "halo_datagrams_total", direction="sent") == 9
     assert value(metrics, "halo_datagram_bytes_total", direction="received") == 100
-    assert value(metrics, "halo_chunks_late_total") == 6
+    assert value(metrics, "halo_datagrams_stale_total") == 6
     assert value(metrics, "halo_datagrams_refused_total", reason="forged") == 1
     assert value(metrics, "halo_plan_tpot_seconds") == 0.2
     assert value(metrics, "halo_plan_bound_tpot_seconds") == 0.1
