@@ -24,17 +24,19 @@ from halo_edge.serve.prompts import Prompts
 from halo_edge.serve.request import Piece, Request
 from halo_edge.serve.sampling import budget_of, params_of
 from halo_edge.serve.served import Served
-from halo_edge.serve.tools import ToolReader, grammar, tool_variables, why_no_tools
+from halo_edge.serve.tool_calls import CallFormat, Calls
+from halo_edge.serve.tools import format_of, grammar, tool_variables
 
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """A chat's answers on their way, and what is needed to put them into JSON."""
+    """A chat's answers on their way, and what is needed to put them into JSON. `way`: in which
+    tools are called there; None: not at all."""
 
     answers: Answers
     request: schemas.ChatRequest
     common: dict[str, Any]
-    with_tools: bool
+    way: CallFormat | None
 
 
 class Chats:
@@ -47,7 +49,12 @@ class Chats:
         self._served = served
         self._prompts = prompts
         self._grammars = grammars
-        self._no_tools = why_no_tools(served)
+        self._way: CallFormat | None = None
+        self._no_tools = ""
+        try:
+            self._way = format_of(served)
+        except HaloError as error:
+            self._no_tools = str(error)
         self._compiling = CapacityLimiter(1)  # others' tokens need the cores more
 
     async def begin(self, request: schemas.ChatRequest, user: str, created_s: int) -> ChatAnswer:
@@ -73,7 +80,8 @@ class Chats:
             for i, constraint in enumerate(constraints)
         ]
         common = {"id": id, "created": created_s, "model": self._served.name}
-        return ChatAnswer(Answers(self._service, requests), request, common, bool(tools))
+        way = self._way if tools else None
+        return ChatAnswer(Answers(self._service, requests), request, common, way)
 
     async def whole(self, chat: ChatAnswer) -> schemas.ChatCompletion:
         """Raises `HaloError` when it fails."""
@@ -98,7 +106,7 @@ class Chats:
         for i in range(left):
             opening = schemas.Delta(role="assistant", content="")
             yield chunk([_chunk_choice(i, opening)])
-        turns = [_Turn(chat.with_tools) for _ in range(left)]
+        turns = [_Turn(chat.way) for _ in range(left)]
         async for i, piece in chat.answers.pieces():
             text, calls = turns[i].take(piece)
             for number, call in enumerate(calls, turns[i].called - len(calls)):
@@ -122,7 +130,7 @@ class Chats:
             yield chunk([], usage=chat.answers.usage(), halo=chat.answers.price())
 
     def _choice(self, chat: ChatAnswer, index: int, pieces: Sequence[Piece]) -> schemas.ChatChoice:
-        turn, text = _Turn(chat.with_tools), ""
+        turn, text = _Turn(chat.way), ""
         calls: list[schemas.AnswerToolCall] = []
         tokens: list[Sampled] = []
         for piece in pieces:
@@ -150,7 +158,7 @@ class Chats:
             raise ApiError(400, "tool_choice needs tools", param="tool_choice")
         said = any(getattr(message, "tool_calls", None) for message in request.messages)
         said = said or any(message.role == "tool" for message in request.messages)
-        if (request.tools or said) and self._no_tools is not None:
+        if (request.tools or said) and self._way is None:
             param = "tools" if request.tools else "messages"
             raise ApiError(400, f"no tools: {self._no_tools}", param=param)
         if not request.tools or request.tool_choice == "none":
@@ -168,8 +176,10 @@ class Chats:
         wanted = request.response_format
         param = "tools" if tools else "response_format"
         try:
-            if tools:
-                text = grammar(tools, request.tool_choice or "auto")
+            if tools and self._way is not None:
+                several = request.parallel_tool_calls is not False
+                calls = Calls.ANY if several else Calls.ONE_AT_MOST
+                text = grammar(self._way, tools, request.tool_choice or "auto", calls)
             elif isinstance(wanted, schemas.JsonSchemaFormat):
                 text = json_grammar(wanted.json_schema.schema_)
             elif isinstance(wanted, schemas.JsonObjectFormat):
@@ -187,8 +197,8 @@ class Chats:
 class _Turn:
     """One choice while it comes: its text, and the tools it calls."""
 
-    def __init__(self, with_tools: bool) -> None:
-        self._reader = ToolReader() if with_tools else None
+    def __init__(self, way: CallFormat | None) -> None:
+        self._reader = None if way is None else way.reader()
         self.called = 0
 
     def take(self, piece: Piece) -> tuple[str, list[schemas.AnswerToolCall]]:
