@@ -29,6 +29,7 @@ from halo_edge.serve.server import DRAIN_S
 SERVE = [sys.executable, "-m", "halo_edge.cli.app", "serve"]
 DEADLINE_S = 60.0
 KEY = "sk-test"
+GRAFANA = Path(__file__).parents[2] / "docs" / "grafana" / "halo-edge.json"
 PARIS: list[Any] = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "The capital of France is"},
@@ -85,6 +86,25 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
 def model(client: openai.OpenAI) -> str:
     (only,) = client.models.list().data
     return only.id
+
+
+# Metrics
+
+
+def test_grafana_finds_what_it_asks_for(client: openai.OpenAI, server: Running, model: str) -> None:
+    """All but what a scheduler says: devices of one machine have none."""
+    client.completions.create(model=model, prompt="Once", max_tokens=2)
+    page = httpx.get(f"{server.url}/metrics").text
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
+    parts = {"histogram": ("_bucket", "_sum", "_count")}
+    names = {name + part for name, kind in kinds.items() for part in parts.get(kind, ("",))}
+    dashboard = json.loads(GRAFANA.read_text(encoding="utf-8"))
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    asked = {name for query in queries for name in re.findall(r"\b(?:halo|process)_\w+", query)}
+    assert asked - names == {"halo_plan_tpot_seconds", "halo_plan_bound_tpot_seconds"}
+    for worker in ("worker-1", "worker-2", "worker-3"):
+        assert f'halo_device_chunks_late_total{{device="{worker}"}}' in page
 
 
 # The official client
@@ -330,6 +350,22 @@ def test_keys_from_a_file(environment: dict[str, str], tiny_model: Path, tmp_pat
             answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"})
             assert answer.status_code == 200
             assert answer.json()["data"][0]["id"] == tiny_model.stem
+
+
+def test_names(environment: dict[str, str], tiny_model: Path) -> None:
+    arguments = ("-m", str(tiny_model), "-w", "0", "--allowed-host", "halo.example")
+    with served(environment, *arguments) as running:
+        names = ["halo.example", socket.gethostname(), "localhost", "127.0.0.1", "evil.example"]
+        statuses = []
+        for path in ("/metrics", "/", "/dashboard/main.js", "/health", "/v1/models"):
+            for name in names:
+                answer = httpx.get(running.url + path, headers={"Host": f"{name}:8080"})
+                statuses.append(answer.status_code)
+    assert statuses == [200, 200, 200, 200, 403] * 5
+
+
+def test_bad_names(environment: dict[str, str]) -> None:
+    assert "no name" in complaint(environment, "--allowed-host", "http://halo.example")
 
 
 def test_the_other_commands_do_not_import_fastapi() -> None:

@@ -95,7 +95,12 @@ def test_figures_of_the_root_and_of_workers() -> None:
     decode = Decode(neurons=192, rounds=10, wall_s=0.002)
     known = {DeviceId(1): worker("a", decode=decode), DeviceId(2): worker("b", memory_bytes=None)}
     found = overview_of(
-        plan, SHAPE, members(known=known, ready={1, 2}), Rounds(), Own("desk", 4, 8 * 10**9)
+        plan,
+        SHAPE,
+        members(known=known, ready={1, 2}),
+        Rounds(),
+        {DeviceId(1): 2},
+        Own("desk", 4, 8 * 10**9),
     )
     root, a, b = found.devices
     assert (root.name, root.host, root.threads, root.share) == ("root", "desk", 4, 0.5)
@@ -105,6 +110,7 @@ def test_figures_of_the_root_and_of_workers() -> None:
     assert a.held_bytes == int(2 * SHAPE.group_bytes)  # the third is read from disk
     assert (a.link, a.recovered, a.filled, a.taken_over) == (LINK, 3, 3, 2)
     assert (b.link, b.recovered, b.filled, b.taken_over) == (None, 1, 0, 0)
+    assert (a.late, b.late) == (2, 0)
     assert (b.memory_bytes, b.compute_s) == (None, None)
     assert found.plan == "root 50 %, a 38 %, b 12 %"
     assert found.budget_fullness == 0.5
@@ -113,7 +119,7 @@ def test_figures_of_the_root_and_of_workers() -> None:
 def test_a_worker_that_the_plan_does_not_know_yet() -> None:
     known = {DeviceId(1): worker("a"), DeviceId(5): worker("late")}
     found = overview_of(
-        Plan((range(4), range(4, 8))), SHAPE, members(known=known), Rounds(), Own("", 1, None)
+        Plan((range(4), range(4, 8))), SHAPE, members(known=known), Rounds(), {}, Own("", 1, None)
     )
     assert [(d.name, d.state, d.share) for d in found.devices] == [
         ("root", State.IN_USE, 0.5),
@@ -155,6 +161,8 @@ def test_of_a_session(
         assert sketches.shape == (3, 4)
         cluster.hear()
         overview = cluster.overview()
+        for device in overview.devices:
+            assert device.late <= device.filled + device.taken_over
         assert [device.name for device in overview.devices] == ["root", "worker-1", "worker-2"]
         assert all(device.state in (State.IN_USE, State.AWAY) for device in overview.devices)
         assert sum(device.share for device in overview.devices) == pytest.approx(1)

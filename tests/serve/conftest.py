@@ -6,30 +6,25 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from tests.serve.tool_templates import HERMES
 
 from halo_edge.cluster.session import SessionOptions, open_session
 from halo_edge.serve.app import create_app
 from halo_edge.serve.auth import ApiKeys
 from halo_edge.serve.health import cluster_health
+from halo_edge.serve.hosts import AllowedHosts
 from halo_edge.serve.served import Served
 from halo_edge.serve.service import Service
 
 CONTEXT = 192
-
-# As Hermes and Qwen have it, in short.
-TOOLS_TEMPLATE = (
-    "{% if tools %}Tools:{% for tool in tools %} {{ tool | tojson }}{% endfor %} "
-    "Call one as <tool_call>...</tool_call>\n{% endif %}"
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
-    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>"
-    "{% endfor %}\n{% endfor %}"
-)
+CONTEXT_OF_TOOLS = 4096
 
 
 class Api:
@@ -48,7 +43,13 @@ class Api:
         self.app = self.with_keys()
 
     def with_keys(self, *keys: str) -> FastAPI:
-        return create_app(self.service, self.served, cluster_health(None), keys=ApiKeys(keys))
+        return create_app(
+            self.service,
+            self.served,
+            cluster_health(None),
+            keys=ApiKeys(keys),
+            hosts=AllowedHosts(["testserver"]),  # what schemathesis calls it
+        )
 
     def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         return send(self.app, method, path, **arguments)
@@ -78,7 +79,7 @@ class Api:
 def send(app: FastAPI, method: str, path: str, **arguments: Any) -> httpx.Response:
     async def asked() -> httpx.Response:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://halo") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **arguments)
 
     return asyncio.run(asked())
@@ -110,11 +111,23 @@ def api(tiny_model: Path) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="session")
-def tools_api(
-    tiny_model: Path, gguf_image: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Api]:
-    """With a chat template that knows tools."""
-    image = gguf_image.read(tiny_model).set("tokenizer.chat_template", 8, TOOLS_TEMPLATE)
-    path = image.write(tmp_path_factory.mktemp("tools") / "tools.gguf")
+def api_of(
+    make_model: Callable[..., Path], gguf_image: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Api]]:
+    """`api_of(template)`: of a model with that chat template."""
+    model = make_model(context=CONTEXT_OF_TOOLS)
     with ExitStack() as stack:
-        yield Api(path, stack, context=512)
+
+        @cache
+        def make(template: str) -> Api:
+            image = gguf_image.read(model).set("tokenizer.chat_template", 8, template)
+            path = image.write(tmp_path_factory.mktemp("templates") / "model.gguf")
+            return Api(path, stack, context=CONTEXT_OF_TOOLS)
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def tools_api(api_of: Callable[[str], Api]) -> Api:
+    """With a chat template that knows tools."""
+    return api_of(HERMES)

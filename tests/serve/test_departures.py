@@ -115,7 +115,7 @@ def depart(address: tuple[str, int], seed: int) -> bytes:
     body |= {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
     data = json.dumps(body).encode()
     path = "/v1/chat/completions" if chat else "/v1/completions"
-    head = f"POST {path} HTTP/1.1\r\nHost: halo\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     request = f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
     if rng.random() < 0.1:
         request = request[: rng.randrange(len(request))]

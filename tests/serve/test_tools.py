@@ -1,103 +1,95 @@
-"""Tools: which models have them, calls found in a text, and calls over HTTP."""
+"""Tools: which models have them, and in which way; calls over HTTP."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.serve.tool_templates import (
+    ASKED_AND_TOLD,
+    HELLO,
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    QWEN,
+    TIME,
+    WEATHER,
+)
 
-from halo_edge.model.chat_template import ToolCall
+from halo_edge.errors import HaloError
+from halo_edge.model.chat_template import ChatTemplate
 from halo_edge.serve.chat_schemas import Tool
-from halo_edge.serve.constraint import Grammars
-from halo_edge.serve.tools import ToolReader, grammar, why_no_tools
-
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"enum": [1, 2]}},
-            "required": ["city", "days"],
-            "additionalProperties": False,
-        },
-    },
-}
-TIME = {"type": "function", "function": {"name": "time"}}
-HELLO = [{"role": "user", "content": "hello"}]
-CALL = '<tool_call>\n{"name": "time", "arguments": {"zone": "UTC"}}\n</tool_call>'
+from halo_edge.serve.hermes_calls import HermesFormat
+from halo_edge.serve.llama_calls import LlamaFormat
+from halo_edge.serve.tools import format_of, tool_variables
 
 
-def test_why_no_tools(api: Any, tools_api: Any) -> None:
-    assert "knows no tools" in why_no_tools(api.served)
-    assert why_no_tools(tools_api.served) is None
-
-
-@pytest.mark.parametrize("step", [1, 2, 7, 1000])
-def test_calls_are_found_wherever_the_text_is_cut(step: int) -> None:
-    text = f"a <tool b {CALL}{CALL} c"
-    reader, shown, calls = ToolReader(), "", []
-    for at in range(0, len(text), step):
-        more, new = reader.push(text[at : at + step])
-        shown, calls = shown + more, calls + new
-    assert shown + reader.flush() == "a <tool b  c"
-    assert calls == [ToolCall("", "time", {"zone": "UTC"})] * 2
+@pytest.fixture(scope="module", params=[HERMES, QWEN, LLAMA], ids=["hermes", "qwen", "llama"])
+def api_with_tools(request: pytest.FixtureRequest, api_of: Any) -> Any:
+    return api_of(request.param)
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("template", "way"), [(HERMES, HermesFormat), (QWEN, HermesFormat), (LLAMA, LlamaFormat)]
+)
+def test_ways(api_of: Any, template: str, way: type) -> None:
+    assert type(format_of(api_of(template).served)) is way
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
     [
-        "<tool_call>\nno JSON\n</tool_call>",
-        '<tool_call>{"name": 1, "arguments": {}}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": []}</tool_call>',
-        "<tool_call>" + "[" * 10_000 + "</tool_call>",
-        '<tool_call>{"name": "f", "argu',
-        "ends with <tool_ca",
+        ("{{ messages[0].content }}", "knows no tools"),
+        ("{{ tools | tojson }}<tool_call>", "does not read"),  # calls of the past are left out
+        (
+            "{{ tools | tojson }}{% for m in messages %}{% for c in m.tool_calls or [] %}"
+            "<tool_call>\n<function={{ c.function.name }}></function>\n</tool_call>"
+            "{% endfor %}{% endfor %}",
+            "does not read",
+        ),
+        (MISTRAL, "does not read"),
+        ("{% if tools %}{{ raise_exception('not here') }}{% endif %}", "not here"),
+        (
+            "{{ tools | tojson }}{% if messages | length > 1 %}{{ raise_exception('a') }}"
+            "{% endif %}",
+            "does not read",
+        ),
     ],
 )
-def test_what_is_no_call_is_text(text: str) -> None:
-    reader = ToolReader()
-    shown, calls = reader.push(text)
-    assert shown + reader.flush() == text
-    assert not calls
+def test_why_there_are_none(api: Any, template: str, why: str) -> None:
+    served = replace(api.served, template=ChatTemplate(template, api.served.tokenizer))
+    with pytest.raises(HaloError, match=why):
+        format_of(served)
+    with pytest.raises(HaloError, match="no chat template"):
+        format_of(replace(api.served, template=None))
 
 
-def follows(api: Any, text: str) -> bool:
-    """Whether the grammar for "auto" lets this come, and end there."""
-    tokenizer = api.served.tokenizer
-    tools = [Tool.model_validate(tool) for tool in (WEATHER, TIME)]
-    constraint = Grammars(api.served).matching(grammar(tools, "auto"))
-    for token in tokenizer.encode(text, add_special=False):
-        if not constraint.allowed()[token]:
-            return False
-        constraint.accept(token)
-    return bool(constraint.allowed()[tokenizer.eos_id])
+def test_what_is_left_out_is_empty() -> None:
+    assert tool_variables([Tool.model_validate(each) for each in (TIME, WEATHER)]) == [
+        {
+            "type": "function",
+            "function": {
+                "name": "time",
+                "description": "",
+                "parameters": {"type": "object", "properties": {}},
+            },
+        },
+        WEATHER,
+    ]
 
 
-def test_what_may_come_of_itself(tools_api: Any) -> None:
-    rome = '{"name": "weather", "arguments": {"city": "Rome", "days": 2}}'
-    for text in (
-        "",
-        "hello < you",
-        CALL,
-        f"so: {CALL} and {CALL}",
-        f"<tool_call>\n{rome}\n</tool_call>",
-    ):
-        assert follows(tools_api, text), text
-    for text in (
-        "<tool_call>",
-        CALL.replace("time", "clock"),
-        f"<tool_call>\n{rome.replace('Rome', 'Oslo')}\n</tool_call>",
-        f"<tool_call>\n{rome}",
-    ):
-        assert not follows(tools_api, text), text
+def test_models_without_are_told_neither_of_tools_nor_of_calls(api: Any) -> None:
+    for fields in ({"messages": HELLO, "tools": [TIME]}, {"messages": [*HELLO, *ASKED_AND_TOLD]}):
+        status, error = api.refusal("chat/completions", **fields)
+        assert status == 400
+        assert error["message"].startswith("no tools: ")
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_required_calls_are_exact(tools_api: Any, seed: int) -> None:
-    body = tools_api.answer(
+def test_required_calls_are_exact(api_with_tools: Any, seed: int) -> None:
+    body = api_with_tools.answer(
         "chat/completions",
         messages=HELLO,
         tools=[WEATHER],
@@ -116,8 +108,8 @@ def test_required_calls_are_exact(tools_api: Any, seed: int) -> None:
     assert arguments["days"] in (1, 2)
 
 
-def test_a_named_tool_streamed(tools_api: Any) -> None:
-    chunks = tools_api.events(
+def test_a_named_tool_streamed(api_with_tools: Any) -> None:
+    chunks = api_with_tools.events(
         "chat/completions",
         messages=HELLO,
         tools=[TIME, WEATHER],
@@ -132,18 +124,33 @@ def test_a_named_tool_streamed(tools_api: Any) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_the_model_is_told_of_tools_and_results(tools_api: Any) -> None:
+def test_the_model_is_told_of_tools_and_results(api_with_tools: Any) -> None:
     def prompt_tokens(**fields: Any) -> int:
-        body = tools_api.answer("chat/completions", **fields, max_tokens=1, temperature=0)
+        body = api_with_tools.answer("chat/completions", **fields, max_tokens=1, temperature=0)
         return int(body["usage"]["prompt_tokens"])
 
     plain = prompt_tokens(messages=HELLO)
     assert prompt_tokens(messages=HELLO, tools=[TIME]) > plain
     assert prompt_tokens(messages=HELLO, tools=[TIME], tool_choice="none") == plain
-    call = {"id": "c", "type": "function", "function": {"name": "time", "arguments": "{}"}}
-    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
-    told = {"role": "tool", "tool_call_id": "c", "content": "noon"}
-    assert prompt_tokens(messages=[*HELLO, asked, told]) > plain
+    assert prompt_tokens(messages=[*HELLO, *ASKED_AND_TOLD]) > plain
+    assert prompt_tokens(messages=[*HELLO, *ASKED_AND_TOLD], tools=[TIME]) > plain
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_comes_of_itself_is_text_or_a_call(api_with_tools: Any, seed: int) -> None:
+    for fields in ({}, {"parallel_tool_calls": False}):
+        body = {"messages": HELLO, "tools": [WEATHER], "max_tokens": 8, "seed": seed, **fields}
+        (choice,) = api_with_tools.answer("chat/completions", **body)["choices"]
+        assert choice["message"]["content"] or choice["message"]["tool_calls"]
+
+
+def test_a_template_may_refuse_what_was_called(api_of: Any) -> None:
+    """As Llama's does."""
+    asked, told = ASKED_AND_TOLD
+    twice = {**asked, "tool_calls": asked["tool_calls"] * 2}
+    status, error = api_of(LLAMA).refusal("chat/completions", messages=[*HELLO, twice, told])
+    assert status == 400
+    assert "one call at once" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,66 @@ class TestSupply:
         assert before is not None and after == pytest.approx(before + ANSWER_S / 8)
 
 
+class TestLate:
+    """Chunks that came after others had been put in their place."""
+
+    def partial(self, play: Play, step: int, chunk: int, stamp: int = 0) -> None:
+        said = play.hands[ONE].say(
+            Message.PARTIAL, step=step, chunk=chunk, payload=FILL, stamp=stamp
+        )
+        play.root.receive(said, play.now)
+
+    def test_in_their_round(self) -> None:
+        play = Play()
+        play.root.supply(ONE, 1, FILL)
+        play.partials(ONE, 0, 1, 1, 2, 3)
+        assert play.root.late == {ONE: 1}
+        assert play.root.statistics.duplicates == 2
+
+    def test_when_it_is_over(self) -> None:
+        play = Play()
+        play.partials(TWO, 0, 1, 2, 3)
+        play.partials(ONE, 0, 1)
+        play.root.supply(ONE, 2, FILL)
+        play.root.supply(ONE, 3, FILL)
+        step = play.step
+        play.begin()
+        assert not play.root.late
+        for chunk in (0, 1, 2, 2, 4, 0xFFFF):  # copies, and what does not exist, are not late
+            self.partial(play, step, chunk)
+        assert play.root.late == {ONE: 1}
+        self.partial(play, step, 3, stamp=9)  # asked for
+        self.partial(play, step, 3)
+        assert play.root.late == {ONE: 2}
+        assert play.root.statistics.stale == 8
+
+    def test_copies_of_what_had_come_are_not(self) -> None:
+        play = Play()
+        for device in (ONE, TWO):
+            play.partials(device, 0, 1, 2, 3)
+        step = play.step
+        play.begin()
+        self.partial(play, step, 3)
+        assert not play.root.late
+
+    def test_only_the_last_rounds_are_remembered(self) -> None:
+        play = Play()
+        first = play.step
+        for _ in range(40):
+            play.begin()
+        for step in range(first, play.step):
+            self.partial(play, step, 0)
+        assert play.root.late == {ONE: 16}
+
+    def test_of_epochs_before_too(self) -> None:
+        late = Play().root.late
+        late[ONE] += 3
+        root = RootRounds(
+            KEY, LAYOUT, [ONE], epoch=EPOCH, recovery=Recovery(), stall_timeout_s=1, late=late
+        )
+        assert root.late == {ONE: 3}
+
+
 PIECES = layout(row_bytes=408, max_payload=300, window=64)
 
 

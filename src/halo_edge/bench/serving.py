@@ -139,7 +139,8 @@ class _Bench:
 
     @contextmanager
     def _server(self) -> Iterator[None]:
-        command = ["halo", "serve", "--host", "0.0.0.0", "--port", str(PORT), *self._options]
+        listen = ["--host", "0.0.0.0", "--port", str(PORT), "--allowed-host", self._root]
+        command = ["halo", "serve", *listen, *self._options]
         with self._spawned(self._root, command, stdout=subprocess.DEVNULL) as server:
             yield
             server.terminate()

@@ -70,6 +70,18 @@ def serve(
             "--api-key-file", rich_help_panel=_SERVER, help="The same, from a file: one a line."
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        Option(
+            "--allowed-host",
+            envvar="HALO_ALLOWED_HOST",
+            rich_help_panel=_SERVER,
+            metavar="NAME",
+            help="A name by which the server may be asked, beside addresses, localhost and this "
+            "machine's own names; *: any, also that of a web page that somebody here looks at. "
+            "Repeatable.",
+        ),
+    ] = None,
     max_queue: Annotated[
         int,
         Option(
@@ -112,10 +124,12 @@ def serve(
     from halo_edge.serve.dashboard.dashboard import Dashboard
     from halo_edge.serve.events import Events
     from halo_edge.serve.health import cluster_health
+    from halo_edge.serve.hosts import AllowedHosts, checked, own_names
     from halo_edge.serve.metrics import Metrics, metrics_router
     from halo_edge.serve.request_log import JsonFormatter, RequestLog, TextFormatter, logging_to
     from halo_edge.serve.service import Service
 
+    hosts = AllowedHosts([*own_names(), host, *checked(allowed_host or ())])
     events = Events()
 
     def tell(line: str) -> None:
@@ -140,6 +154,7 @@ def serve(
             served,
             cluster_health(session.cluster, lambda: service.trouble),
             keys=api_keys,
+            hosts=hosts,
             closing=closing,
             routers=routers,
         )

@@ -5,6 +5,7 @@ Any thread may do so while the epoch before computes tokens.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -49,7 +50,8 @@ class Epochs:
         stall_timeout_s: float,
     ) -> None:
         self.statistics = Statistics()
-        """Of all epochs."""
+        self.late: Counter[DeviceId] = Counter()
+        """`RootRounds.late`. Both of all epochs."""
         self._control = control_session
         self._terms = terms
         self._packing = packing
@@ -148,6 +150,7 @@ class Epochs:
             recovery=Recovery(reliable=terms.transport is Transport.TCP),
             stall_timeout_s=self._stall_timeout_s,
             statistics=self.statistics,
+            late=self.late,
         )
         names = {device: worker.worker for device, worker in workers.items()}
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]

@@ -38,7 +38,8 @@ class DeviceOverview:
     `held_bytes`: weights of the FFN that it keeps in memory for that; `memory_bytes`: it may use;
     None: nobody says. `compute_s`: its FFN takes for one token in all layers, by the clock, and
     `compute_cpu_s` in CPU time of a thread; None: not known yet. Chunks since the session began;
-    `went_away`: times. `link`: None for the root, and for one that takes no part in rounds."""
+    `late`: of those filled or taken over, the ones that came after all. `went_away`: times. `link`:
+    None for the root, and for one that takes no part in rounds."""
 
     number: int
     name: str
@@ -54,6 +55,7 @@ class DeviceOverview:
     filled: int = 0
     taken_over: int = 0
     recovered: int = 0
+    late: int = 0
     went_away: int = 0
     compute_cpu_s: float | None = None
 
@@ -115,9 +117,14 @@ class Members:
 
 
 def overview_of(
-    plan: Plan, shape: ModelShape, members: Members, rounds: Rounds, own: Own
+    plan: Plan,
+    shape: ModelShape,
+    members: Members,
+    rounds: Rounds,
+    late: Mapping[DeviceId, int],
+    own: Own,
 ) -> Overview:
-    """`shape`: of the model, `plan`: in use or about to be."""
+    """`shape`: of the model, `plan`: in use or about to be. `late`: chunks by device."""
     links, spent, recovered = rounds.link_reports(), rounds.spent(), rounds.recovered_by_device()
     layers = shape.n_layers
 
@@ -157,6 +164,7 @@ def overview_of(
             filled=spent.filled_by_device.get(device, 0),
             taken_over=spent.taken_over_by_device.get(device, 0),
             recovered=recovered.get(device, 0),
+            late=late.get(device, 0),
             went_away=spent.away.get(device, 0),
             compute_cpu_s=_compute_s(worker.decode.rounds, worker.decode.cpu_s, layers),
         )

@@ -251,8 +251,9 @@ class Cluster:
         """What is known of the session and its devices. Any thread may ask."""
         opened = self._opened()
         members = opened.roster.members({} if self._replanner is None else self._replanner.known)
+        late = {} if self._epochs is None else dict(self._epochs.late)
         return overview_of(
-            opened.in_use.plan, self.packing.shape, members, opened.rounds, self._own
+            opened.in_use.plan, self.packing.shape, members, opened.rounds, late, self._own
         )
 
     def traces(self) -> list[DeviceTrace]:

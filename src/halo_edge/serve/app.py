@@ -19,6 +19,7 @@ from halo_edge.serve.closing import Closing
 from halo_edge.serve.completions import Completions
 from halo_edge.serve.constraint import Grammars
 from halo_edge.serve.health import Health
+from halo_edge.serve.hosts import AllowedHosts, HostCheck
 from halo_edge.serve.prompts import Prompts
 from halo_edge.serve.routes import Backend, api_routes, health_route
 from halo_edge.serve.served import Served
@@ -33,11 +34,14 @@ def create_app(
     health: Callable[[], Health],
     *,
     keys: ApiKeys | None = None,
+    hosts: AllowedHosts | None = None,
     closing: Closing | None = None,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """`routers`: of further pages, such as /metrics and the dashboard."""
+    """`hosts`: names by which it may be asked. `routers`: of further pages, such as /metrics and
+    the dashboard."""
     keys = ApiKeys() if keys is None else keys
+    hosts = AllowedHosts() if hosts is None else hosts
     closing = Closing() if closing is None else closing
     prompts = Prompts(served)
     backend = Backend(
@@ -54,6 +58,8 @@ def create_app(
         docs_url=None,  # both load scripts from the internet
         redoc_url=None,
         redirect_slashes=False,
+        # Pages of other origins can post text/plain, or of no type, without being asked first.
+        strict_content_type=True,
     )
     app.keyed = bool(keys)
     app.include_router(api_routes(backend))
@@ -62,6 +68,7 @@ def create_app(
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Guard, keys=keys)
+    app.add_middleware(HostCheck, hosts=hosts, keys=keys)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
     return app

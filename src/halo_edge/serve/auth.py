@@ -44,6 +44,14 @@ class ApiKeys:
             raise ApiError(401, "this API key is not known here", code="invalid_api_key")
         return f"key {good[0] + 1}"
 
+    def good(self, connection: HTTPConnection) -> bool:
+        """Whether that brings a good key; never where there are none."""
+        try:
+            self.user(connection)
+        except ApiError:
+            return False
+        return bool(self)
+
     async def __call__(self, connection: HTTPConnection) -> None:
         """As a dependency of FastAPI's, for what is not under /v1. Raises `ApiError`."""
         self.user(connection)

@@ -194,6 +194,11 @@ def _chunks(devices: Mapping[str, DeviceOverview]) -> Iterator[Metric]:
         "Chunks of the device's partials that were computed elsewhere.",
         labels=["device"],
     )
+    late = CounterMetricFamily(
+        "halo_device_chunks_late",
+        "Of the chunks filled or taken over, those that came after all, too late.",
+        labels=["device"],
+    )
     away = CounterMetricFamily(
         "halo_device_away",
         "How often the device was taken for gone, because it was silent.",
@@ -204,8 +209,9 @@ def _chunks(devices: Mapping[str, DeviceOverview]) -> Iterator[Metric]:
             recovered.add_metric([name], device.recovered)
             filled.add_metric([name], device.filled)
             taken_over.add_metric([name], device.taken_over)
+            late.add_metric([name], device.late)
             away.add_metric([name], device.went_away)
-    yield from (recovered, filled, taken_over, away)
+    yield from (recovered, filled, taken_over, late, away)
 
 
 def _session(overview: Overview) -> Iterator[Metric]:
@@ -241,10 +247,14 @@ def _traffic(counted: Statistics) -> Iterator[Metric]:
     yield from (datagrams, size)
     for name, words, value in (
         ("halo_chunks_resent", "Chunks of x sent again to a device.", counted.chunks_resent),
-        ("halo_chunks_late", "Chunks that came when their round was over.", counted.stale),
         ("halo_chunks_duplicate", "Chunks that had arrived already.", counted.duplicates),
     ):
         yield CounterMetricFamily(name, words, value=value)
+    yield CounterMetricFamily(
+        "halo_datagrams_stale",
+        "Datagrams of rounds that were over: with chunks that were late, or had arrived already.",
+        value=counted.stale,
+    )
     refused = CounterMetricFamily(
         "halo_datagrams_refused", "Datagrams that were refused, by reason.", labels=["reason"]
     )

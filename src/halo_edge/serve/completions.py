@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from halo_edge.engine.sampling import Sampled
+from halo_edge.model.tokenizer import Tokenizer
 from halo_edge.serve.answering import Answers, Submits
 from halo_edge.serve.completion_schemas import (
     DEFAULT_MAX_TOKENS,
@@ -26,12 +27,61 @@ from halo_edge.serve.served import Served
 
 @dataclass(frozen=True)
 class CompletionAnswer:
-    """Completions on their way. `echoed`: what each choice's text begins with."""
+    """Completions on their way, and their JSON. `common`: fields of every chunk. `echoed`: what
+    each choice's text begins with."""
 
     answers: Answers
     request: CompletionRequest
+    tokenizer: Tokenizer
     common: dict[str, Any]
     echoed: Sequence[str]
+
+    async def whole(self) -> Completion:
+        """Raises `HaloError` when it fails."""
+        pieces = await self.answers.whole()
+        return Completion(
+            **self.common,
+            choices=[
+                self._choice(i, _joined(choice), self.echoed[i], 0)
+                for i, choice in enumerate(pieces)
+            ],
+            usage=self.answers.usage(),
+            halo=self.answers.price(),
+        )
+
+    async def chunks(self) -> AsyncIterator[Completion]:
+        """Raises `HaloError` when it fails."""
+        common = self.common
+        usage: dict[str, Any] = {"usage": None} if self.request.with_usage else {}
+        left = len(self.echoed)
+        offsets, echoed = [0] * left, list(self.echoed)
+        async for i, piece in self.answers.pieces():
+            choice = self._choice(i, piece, echoed[i], offsets[i])
+            echoed[i] = ""
+            offsets[i] += (
+                sum(len(text) for text in choice.logprobs.tokens) if choice.logprobs else 0
+            )
+            left -= piece.finish is not None
+            last: dict[str, Any] = {}
+            if not left and not usage:
+                last["halo"] = self.answers.price()
+            if choice.text or choice.finish_reason or (choice.logprobs and choice.logprobs.tokens):
+                yield Completion(**common, **usage, **last, choices=[choice])
+        if usage:
+            usage["usage"] = self.answers.usage()
+            yield Completion(**common, **usage, halo=self.answers.price(), choices=[])
+
+    def _choice(self, index: int, piece: Piece, echoed: str, offset: int) -> CompletionChoice:
+        wanted = self.request.logprobs
+        logprobs = None
+        if wanted is not None:
+            logprobs = of_completion(self.tokenizer, piece.tokens, top=wanted > 0, offset=offset)
+        return CompletionChoice(
+            index=index,
+            text=echoed + piece.text,
+            logprobs=logprobs,
+            finish_reason=piece.finish.value if piece.finish is not None else None,
+        )
 
 
 class Completions:
@@ -80,58 +130,7 @@ class Completions:
             "model": self._served.name,
         }
         answers = Answers(self._service, requests, len(prompts))
-        return CompletionAnswer(answers, request, common, echoed)
-
-    async def whole(self, completion: CompletionAnswer) -> Completion:
-        """Raises `HaloError` when it fails."""
-        pieces = await completion.answers.whole()
-        return Completion(
-            **completion.common,
-            choices=[
-                self._choice(completion, i, _joined(choice), completion.echoed[i], 0)
-                for i, choice in enumerate(pieces)
-            ],
-            usage=completion.answers.usage(),
-            halo=completion.answers.price(),
-        )
-
-    async def chunks(self, completion: CompletionAnswer) -> AsyncIterator[Completion]:
-        """Raises `HaloError` when it fails."""
-        common = completion.common
-        usage: dict[str, Any] = {"usage": None} if completion.request.with_usage else {}
-        left = len(completion.echoed)
-        offsets, echoed = [0] * left, list(completion.echoed)
-        async for i, piece in completion.answers.pieces():
-            choice = self._choice(completion, i, piece, echoed[i], offsets[i])
-            echoed[i] = ""
-            offsets[i] += (
-                sum(len(text) for text in choice.logprobs.tokens) if choice.logprobs else 0
-            )
-            left -= piece.finish is not None
-            last: dict[str, Any] = {}
-            if not left and not usage:
-                last["halo"] = completion.answers.price()
-            if choice.text or choice.finish_reason or (choice.logprobs and choice.logprobs.tokens):
-                yield Completion(**common, **usage, **last, choices=[choice])
-        if usage:
-            usage["usage"] = completion.answers.usage()
-            yield Completion(**common, **usage, halo=completion.answers.price(), choices=[])
-
-    def _choice(
-        self, completion: CompletionAnswer, index: int, piece: Piece, echoed: str, offset: int
-    ) -> CompletionChoice:
-        wanted = completion.request.logprobs
-        logprobs = None
-        if wanted is not None:
-            logprobs = of_completion(
-                self._served.tokenizer, piece.tokens, top=wanted > 0, offset=offset
-            )
-        return CompletionChoice(
-            index=index,
-            text=echoed + piece.text,
-            logprobs=logprobs,
-            finish_reason=piece.finish.value if piece.finish is not None else None,
-        )
+        return CompletionAnswer(answers, request, self._served.tokenizer, common, echoed)
 
     async def _tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):

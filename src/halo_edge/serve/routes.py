@@ -14,12 +14,14 @@ from pydantic import BaseModel
 from halo_edge.serve.answering import unless_gone
 from halo_edge.serve.auth import ApiKeys
 from halo_edge.serve.chat import Chats
+from halo_edge.serve.chat_answer import ChatAnswer
 from halo_edge.serve.chat_schemas import ChatCompletion, ChatRequest
 from halo_edge.serve.closing import Closing
 from halo_edge.serve.completion_schemas import Completion, CompletionRequest
-from halo_edge.serve.completions import Completions
+from halo_edge.serve.completions import CompletionAnswer, Completions
 from halo_edge.serve.errors import ApiError, ErrorBody
 from halo_edge.serve.health import Health, Status
+from halo_edge.serve.schemas import SamplingFields
 from halo_edge.serve.served import Served
 from halo_edge.serve.sse import EventStream
 
@@ -33,10 +35,11 @@ def _errors(statuses: Mapping[int, str]) -> Responses:
     }
 
 
-_KEY: Final = {401: "No API key, or one that is not known"}
+_OTHER_NAME: Final = {403: "The server does not answer to the name in Host"}
+_STRANGER: Final = {401: "No API key, or one that is not known", **_OTHER_NAME}
 _ANSWERING: Final = {
     400: "The request is wrong, or asks for what this server cannot do",
-    **_KEY,
+    **_STRANGER,
     404: "There is no such model here",
     413: "The body is too large",
     429: "Too much is waiting; Retry-After says when to try again",
@@ -106,14 +109,9 @@ def api_routes(backend: Backend) -> APIRouter:
     )
     async def chat(http: Request, request: ChatRequest) -> Response:
         admit(request.model)
-        chats = backend.chats
-        answer = await chats.begin(request, backend.keys.user(http), int(time.time()))
-        if request.stream:
-            return EventStream(chats.chunks(answer), answer.answers.cancel)
-        try:
-            return _json(await unless_gone(http, chats.whole(answer)))
-        finally:
-            answer.answers.cancel()
+        user = backend.keys.user(http)
+        begun = await backend.chats.begin(request, user, int(time.time()))
+        return await _sent(http, request, begun)
 
     @router.post(
         "/completions",
@@ -123,22 +121,17 @@ def api_routes(backend: Backend) -> APIRouter:
     )
     async def completion(http: Request, request: CompletionRequest) -> Response:
         admit(request.model)
-        completions = backend.completions
-        answer = await completions.begin(request, backend.keys.user(http), int(time.time()))
-        if request.stream:
-            return EventStream(completions.chunks(answer), answer.answers.cancel)
-        try:
-            return _json(await unless_gone(http, completions.whole(answer)))
-        finally:
-            answer.answers.cancel()
+        user = backend.keys.user(http)
+        begun = await backend.completions.begin(request, user, int(time.time()))
+        return await _sent(http, request, begun)
 
-    @router.get("/models", responses=_errors(_KEY), summary="The model that is served")
+    @router.get("/models", responses=_errors(_STRANGER), summary="The model that is served")
     async def models() -> Models:
         return Models(object="list", data=[model])
 
     @router.get(
         "/models/{name:path}",
-        responses=_errors({**_KEY, 404: "There is no such model here"}),
+        responses=_errors({**_STRANGER, 404: "There is no such model here"}),
         summary="About a model",
     )
     async def model_of(name: str) -> Model:
@@ -150,7 +143,7 @@ def api_routes(backend: Backend) -> APIRouter:
         "/embeddings",
         status_code=404,
         response_model=ErrorBody,
-        responses=_errors(_KEY),
+        responses=_errors(_STRANGER),
         summary="Not here: the model is none for embeddings",
     )
     async def embeddings() -> Response:
@@ -171,7 +164,10 @@ def health_route(health: Callable[[], Health], closing: Closing) -> APIRouter:
     @router.get(
         "/health",
         response_model=HealthBody,
-        responses={503: {"model": HealthBody, "description": "Not ready"}},
+        responses={
+            503: {"model": HealthBody, "description": "Not ready"},
+            **_errors(_OTHER_NAME),
+        },
         summary="Whether the server can answer",
     )
     async def check() -> Response:
@@ -184,7 +180,16 @@ def health_route(health: Callable[[], Health], closing: Closing) -> APIRouter:
     return router
 
 
-def _json(answer: BaseModel) -> Response:
+async def _sent(
+    http: Request, request: SamplingFields, begun: ChatAnswer | CompletionAnswer
+) -> Response:
+    """As a stream, or all of it at once."""
+    if request.stream:
+        return EventStream(begun.chunks(), begun.answers.cancel)
+    try:
+        answer: BaseModel = await unless_gone(http, begun.whole())
+    finally:
+        begun.answers.cancel()
     content = answer.model_dump_json(exclude_unset=True)
     return Response(content, media_type="application/json")
 

@@ -50,6 +50,7 @@ class DeviceView:
     recovered: int
     filled: int
     taken_over: int
+    late: int
     went_away: int
 
 
@@ -171,6 +172,7 @@ def _device(device: DeviceOverview) -> DeviceView:
         recovered=device.recovered,
         filled=device.filled,
         taken_over=device.taken_over,
+        late=device.late,
         went_away=device.went_away,
     )
 

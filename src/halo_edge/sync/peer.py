@@ -82,6 +82,7 @@ class Peer:
 
     __slots__ = (
         "_away_after_s",
+        "_owed",
         "_recovery",
         "_stall_timeout_s",
         "_unanswered",
@@ -140,6 +141,9 @@ class Peer:
         self.said = (_ONCE.encode(), 0, 0)
         """The last of what `heard_of_link` was told."""
         self._unanswered: deque[_Unanswered] = deque(maxlen=K_LATE_ROUNDS)
+        self._owed: dict[tuple[int, int, int], int] = {}
+        """Of earlier rounds, the last `K_LATE_ROUNDS` at the most: bit i is set where chunk i has
+        not come."""
 
     def follow(self, previous: Peer) -> None:
         """Takes over what another epoch's, used no more, knows of the link. How long answers take
@@ -161,8 +165,12 @@ class Peer:
         """Another round is about to begin."""
         if self.partial.whole:
             self.presence.silent_since = now  # it owes nothing
-        elif self.x.exhausted and not (self.partial.begun or self.x_resent):
-            self._unanswered.append(_Unanswered(round_id, tokens, self.x_sent_at))
+        elif self.x.exhausted:  # else it cannot answer
+            if len(self._owed) == K_LATE_ROUNDS:
+                del self._owed[next(iter(self._owed))]
+            self._owed[round_id] = self.partial.missing | self.partial.supplied
+            if not (self.partial.begun or self.x_resent):
+                self._unanswered.append(_Unanswered(round_id, tokens, self.x_sent_at))
 
     def begin(self, tokens: int, n_x: int, n_partial: int) -> None:
         """A round begins, with so many chunks of x, and of the partial."""
@@ -186,6 +194,14 @@ class Peer:
         self.presence.missed(event, round_id, now)
         if self.presence.away:
             self._unanswered.clear()  # what comes of it now tells nothing but how long it was away
+
+    def owed(self, round_id: tuple[int, int, int], chunk: int) -> bool:
+        """Whether that chunk, which has come, had not when its round ended. True once."""
+        owed, bit = self._owed.get(round_id, 0), 1 << chunk
+        if not owed & bit:
+            return False
+        self._owed[round_id] = owed ^ bit
+        return True
 
     def late_answer(self, round_id: tuple[int, int, int], now: float) -> None:
         """A chunk of an earlier round has come, unasked: learn how long its answer took.

@@ -62,11 +62,12 @@ class RootRounds:
         recovery: Recovery,
         stall_timeout_s: float,
         statistics: Statistics | None = None,
+        late: Counter[DeviceId] | None = None,
     ) -> None:
         """`key`: 32 secret bytes. `epoch`: u16. `workers`: distinct, none of them ROOT.
 
         `stall_timeout_s` must be longer than a worker may compute without looking at its socket.
-        `statistics`: of the epochs before, to go on with.
+        `statistics`, `late`: of the epochs before, to go on with.
         """
         if len(set(workers)) != len(workers) or not all(0 < w <= 0xFFFF for w in workers):
             raise ValueError(f"workers must be distinct ids from 1 to 65535: {workers}")
@@ -75,6 +76,9 @@ class RootRounds:
         """Whether all partials of the round begun last are there."""
         self.recovered: Counter[tuple[int, int]] = Counter()
         """Chunks, by device and layer; of the epochs before, too."""
+        self.late: Counter[DeviceId] = Counter() if late is None else late
+        """Chunks that came when others were in their place, or when their round had ended without
+        them."""
         self._layout = layout
         self._partial_grid = layout.partial_grid()
         self._recovery = recovery
@@ -314,8 +318,11 @@ class RootRounds:
         if round_id != self._id:
             if round_id < self._id:
                 self.statistics.stale += 1
-                if message == _PARTIAL and not stamp:
-                    peer.late_answer(round_id, now)
+                if message == _PARTIAL:
+                    if peer.owed(round_id, chunk):
+                        self.late[sender] += 1
+                    if not stamp:
+                        peer.late_answer(round_id, now)
             else:
                 self.statistics.malformed += 1
         elif tokens != self._tokens:
@@ -341,6 +348,7 @@ class RootRounds:
                 peer.answer.sample(now - peer.x_sent_at)
             peer.x.close()
             peer.x_lost_at = 0.0
+        supplied = partial.supplied
         if partial.receive(chunk, payload, stamp, now):
             if stamp:
                 self.statistics.chunks_recovered += 1
@@ -350,6 +358,8 @@ class RootRounds:
             self._count(peer)
         else:
             self.statistics.duplicates += 1
+            if partial.supplied != supplied:
+                self.late[peer.device] += 1
         if partial.whole:
             peer.presence.answered()
 

@@ -134,7 +134,6 @@ class Incoming:
         "_recovery",
         "_round_trip",
         "_spans",
-        "_supplied",
         "_tries",
         "_unreported",
         "_window",
@@ -144,6 +143,7 @@ class Incoming:
         "deadline",
         "matrix",
         "missing",
+        "supplied",
     )
 
     def __init__(
@@ -188,7 +188,6 @@ class Incoming:
         self._asked_stamp = 0
         self._answer_due = 0.0  # asking again before then is pointless
         self._first_timeout_s = self._round_trip.timeout_s
-        self._supplied = 0  # of the chunks not missing, those that have not come
         self._asked = 0  # of the chunks missing, those asked for
         self.asked_at = 0.0
         """When it asked last; 0 before."""
@@ -196,6 +195,8 @@ class Incoming:
         """The rows, u8 [tokens * row_bytes]; those of missing chunks hold what was there before."""
         self.missing = (1 << self._n_chunks) - 1
         """Bit i is set where chunk i is not there."""
+        self.supplied = 0
+        """Bit i is set where chunk i is there, and has not come."""
         self.deadline = math.inf
         """When to call `want` though nothing has come."""
 
@@ -211,7 +212,7 @@ class Incoming:
     @property
     def whole(self) -> bool:
         """Whether every chunk has come, supplied or not."""
-        return not (self.missing or self._supplied)
+        return not (self.missing or self.supplied)
 
     @property
     def round_trip_s(self) -> float | None:
@@ -241,7 +242,7 @@ class Incoming:
         if not self.missing & bit:
             return False
         self.missing ^= bit
-        self._supplied |= bit
+        self.supplied |= bit
         start, stop = self._spans[chunk]
         self._buffer[start:stop] = payload
         if not self.missing:
@@ -276,8 +277,8 @@ class Incoming:
                 self._answer_due = 0.0
         bit = 1 << chunk
         if not self.missing & bit:
-            if self._supplied & bit:  # late, and not needed any more
-                self._supplied ^= bit
+            if self.supplied & bit:  # late, and not needed any more
+                self.supplied ^= bit
                 self.begun = True
                 self._highest = max(self._highest, chunk)
                 self._heard_at = now

@@ -173,6 +173,7 @@ def frame_of(n: int) -> bytes:
             recovered=0,
             filled=0,
             taken_over=0,
+            late=0,
             went_away=0,
         )
         for i in range(n)

@@ -22,7 +22,7 @@ from halo_edge.serve.view import ClusterView, DeviceView, SpentView
 SECRET = "what somebody asked"
 ASKED = Request(SECRET, [1, 2, 3], SamplingParams(), SECRET)
 PI = DeviceView(
-    1, "pi", "", State.IN_USE, 0.5, 4, 4, 1.0, None, 1, *[None] * 5, None, None, 0, 0, 0, 0
+    1, "pi", "", State.IN_USE, 0.5, 4, 4, 1.0, None, 1, *[None] * 5, None, None, *[0] * 5
 )
 SEEN = ClusterView(
     "tiny", 3, 8, (PI,), "", None, None, SpentView(0, 0, 0, 0, 0.0), None, Load(), ()

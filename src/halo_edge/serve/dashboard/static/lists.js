@@ -13,7 +13,8 @@ export function showDevices(devices) {
       figure(device.compute_ms), figure(device.rtt_ms), figure(device.answer_ms),
       percent(device.plr_to, 2), percent(device.plr_from, 2),
       pair(device.copies_to, device.copies_from),
-      ...["recovered", "filled", "taken_over", "went_away"].map((name) => String(device[name])),
+      ...["recovered", "filled", "taken_over", "late", "went_away"]
+        .map((name) => String(device[name])),
     ];
     const head = element("th", { scope: "row", title: device.host }, device.name);
     const kind = GONE.has(device.state) ? { class: "gone" } : {};
