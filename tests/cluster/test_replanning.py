@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from halo_edge.cluster.benchmark_cache import Benchmark
 from halo_edge.cluster.control import ControlOptions, open_control
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.messages import CONTROL_VERSION, TraceReply, WorkerInfo
 from halo_edge.cluster.plan_in_use import PlanInUse
 from halo_edge.cluster.planner import Planned
 from halo_edge.cluster.planner import Workers as Planning
-from halo_edge.cluster.profile_message import BenchmarkTask
+from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask
 from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.root import RoundsOptions
 from halo_edge.cluster.scheduling import Scheduling
@@ -185,7 +184,7 @@ def test_a_worker_that_joins_gets_its_share(tiny_model: Path, workers: Workers) 
         assert all(cluster.plan.shares)
 
 
-def benchmark(_: BenchmarkTask) -> Benchmark:
+def benchmark(_: BenchmarkTask) -> BenchmarkReply:
     raise HaloError("it has none")
 
 

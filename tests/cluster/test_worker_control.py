@@ -14,9 +14,8 @@ import pytest
 import zenoh
 
 from halo_edge.cluster import control
-from halo_edge.cluster.benchmark_cache import Benchmark
 from halo_edge.cluster.messages import Coming, LeftOut, Tile, TraceReply, encode
-from halo_edge.cluster.profile_message import BenchmarkTask
+from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask
 from halo_edge.cluster.worker import Worker
 from halo_edge.cluster.worker_control import WorkerControl
 from halo_edge.errors import HaloError
@@ -25,7 +24,7 @@ DEADLINE_S = 20.0
 KEY = control.worker_key("test", "w")
 
 
-def benchmark(_: BenchmarkTask) -> Benchmark:
+def benchmark(_: BenchmarkTask) -> BenchmarkReply:
     raise HaloError("it has none")
 
 
