@@ -106,6 +106,24 @@ def test_fetched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fill_fetch.fetch_fills(None, "c", "s", {}, SHAPE) == {}  # type: ignore[arg-type]
 
 
+def test_who_does_not_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a bad link, after half of it."""
+    values = np.ones(SHAPE, np.float16)
+    held = HeldFill(values.reshape(-1).view(np.uint8))
+
+    def ask(session: object, key: str, question: bytes, timeout_s: float) -> bytes:
+        wanted = json.loads(question)
+        if "/bad/" in key and wanted["start"] > values.nbytes // 2:
+            raise control.NoAnswerError("no answer")
+        return held.piece(wanted["start"], wanted["stop"])
+
+    monkeypatch.setattr(control, "ask", ask)
+    workers = {DeviceId(1): "bad", DeviceId(2): "good"}
+    found = fill_fetch.fetch_fills(None, "c", "s", workers, SHAPE)  # type: ignore[arg-type]
+    assert list(found) == [2]
+    np.testing.assert_array_equal(found[DeviceId(2)], values)
+
+
 @pytest.mark.parametrize(
     ("piece", "message"),
     [

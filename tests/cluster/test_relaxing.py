@@ -67,6 +67,7 @@ class Round:
         sequences: list[int],
         positions: list[int] | None = None,
         special: tuple[SpecialPosition, ...] = (),
+        without: frozenset[DeviceId] = frozenset(),
     ) -> None:
         rng = np.random.default_rng(1)
         self.tokens = len(sequences)
@@ -79,9 +80,12 @@ class Round:
         self.weights: dict[DeviceId, NDArray[np.float32]] = {
             device: rng.standard_normal((LAYERS, HIDDEN, RANK + 1)).astype(np.float32)
             for device in WORKERS
+            if device not in without
         }
         shares = [range(0, 1), range(1, 2), range(2, 3)]
-        relaxable = Relaxable(profile(special), shares, self.weights, self.sketch, inputs, CODEC)
+        relaxable = Relaxable(
+            profile(special), shares, self.weights, without, self.sketch, inputs, CODEC
+        )
         self.filled = Filled()
         self.relaxing: Relaxing = relaxable.relaxing(
             options, Budget(options.kl_budget), self.filled
@@ -123,6 +127,16 @@ def test_a_fill_stands_for_a_partial_and_is_paid_for() -> None:
     assert round_.filled.by_device == {1: 2, 2: 2}
     assert round_.filled.by_layer == {1: 4}
     assert round_.filled.nats_by_layer[1] == pytest.approx(nats, rel=1e-3)
+
+
+def test_without_its_fill_a_device_is_waited_for() -> None:
+    """And the others with it, as that saves nothing."""
+    round_ = Round(RelaxOptions(kl_budget=0.05), [7], without=frozenset({DeviceId(1)}))
+    round_.begin()
+    round_.fill(1, 2)
+    assert round_.filled.chunks == 0
+    round_.fill(2)
+    assert round_.filled.by_device == {2: 2}
 
 
 def test_what_the_budget_does_not_cover_is_waited_for() -> None:

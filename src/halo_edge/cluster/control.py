@@ -106,8 +106,13 @@ def shard_key(cluster: str, session: str, sha256: str) -> str:
     return f"{root_key(cluster, session)}/shard/{sha256}"
 
 
+class NoAnswerError(HaloError):
+    """Nobody has answered in time."""
+
+
 def ask(session: zenoh.Session, key: str, question: bytes, timeout_s: float) -> bytes:
-    """The answer to a question. Raises `HaloError` for a refusal, for none, or for several."""
+    """The answer to a question. Raises `HaloError` for a refusal or for several, `NoAnswerError`
+    for none."""
     everybodys = zenoh.ConsolidationMode.NONE  # not the latest of several
     answers: set[bytes] = set()
     for reply in session.get(key, payload=question, timeout=timeout_s, consolidation=everybodys):
@@ -119,7 +124,7 @@ def ask(session: zenoh.Session, key: str, question: bytes, timeout_s: float) -> 
         raise HaloError(f"several answer as {key}; start each worker with a --name of its own")
     for answer in answers:
         return answer
-    raise HaloError(f"no answer from {key}; is it still running?")
+    raise NoAnswerError(f"no answer from {key}; is it still running?")
 
 
 def alive(session: zenoh.Session, key_expression: str, timeout_s: float = 1.0) -> list[str]:

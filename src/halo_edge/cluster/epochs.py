@@ -6,7 +6,7 @@ Any thread may do so while the epoch before computes tokens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import zenoh
@@ -48,7 +48,9 @@ class Epochs:
         inputs: StepInputs,
         x: RowEncoder,
         stall_timeout_s: float,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`tell` is given a line for the user."""
         self.statistics = Statistics()
         self.late: Counter[DeviceId] = Counter()
         """`RootRounds.late`. Both of all epochs."""
@@ -62,6 +64,7 @@ class Epochs:
         self._ffn = Rows.f32(activations.ffn)
         self._max_tokens = activations.max_tokens
         self._stall_timeout_s = stall_timeout_s
+        self._tell = tell
         self._x_codec = WireCodec(terms.wire.x, terms.width)
         self._partial_codec = WireCodec(terms.wire.partial, terms.width)
         self._sketch: Sketch | None = None
@@ -197,6 +200,12 @@ class Epochs:
         shape = (self._packing.n_layers, terms.width, profile.rank + 1)
         holding = {device: name for device, name in names.items() if holdings.neurons[device]}
         weights = fetch_fills(self._control, terms.cluster, terms.session, holding, shape)
+        without = frozenset(holding) - frozenset(weights)
+        if without:
+            self._tell(
+                f"what is lost of {', '.join(sorted(holding[device] for device in without))} is "
+                f"always waited for: what would take its place does not come over that link"
+            )
         return Relaxable(
-            profile, plan.shares, weights, self._sketch, self._inputs, self._partial_codec
+            profile, plan.shares, weights, without, self._sketch, self._inputs, self._partial_codec
         )

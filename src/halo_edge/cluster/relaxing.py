@@ -57,7 +57,8 @@ class Filled:
 
 
 class Relaxing:
-    """`sketch`: of the step's x; `inputs`: whose its rows are. `filled` is added to."""
+    """`sketch`: of the step's x; `inputs`: whose its rows are. `without`: devices of which nothing
+    is ever gone on without. `filled` is added to."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Relaxing:
         sketch: Sketch,
         damage: DamageModel,
         surrogates: Mapping[int, Surrogate],
+        without: frozenset[DeviceId],
         learner: Learner | None,
         codec: WireCodec,
         filled: Filled,
@@ -78,6 +80,7 @@ class Relaxing:
         self._sketch = sketch
         self._damage = damage
         self._surrogates = surrogates
+        self._without = without
         self._learner = learner
         self._codec = codec
         self.budget = budget
@@ -108,6 +111,8 @@ class Relaxing:
         `overdue`: everything the round waits for. `otherwise_s`: how long it takes to get a
         device's partial without it.
         """
+        if any(late.device in self._without for late in overdue):
+            return  # it is waited for, and with it all
         candidates, missing = [], {}
         for late in overdue:
             charges = self._charges(rounds, late)
@@ -201,12 +206,14 @@ class Relaxable:
     """All that relaxing a cluster's rounds takes, for as long as its plan lasts.
 
     `shares`: the neuron groups of each device, the root's first. `weights`: C_d of each worker that
-    holds any, f32[L, H, K + 1]. `sketch`, `inputs`: of the step under way. `codec`: of partials.
+    holds any, f32[L, H, K + 1]; but for those `without`. `sketch`, `inputs`: of the step under way.
+    `codec`: of partials.
     """
 
     profile: Profile
     shares: Sequence[range]
     weights: Mapping[DeviceId, Floats]
+    without: frozenset[DeviceId]
     sketch: Sketch
     inputs: StepInputs
     codec: WireCodec
@@ -228,6 +235,7 @@ class Relaxable:
             self.sketch,
             damage,
             surrogates,
+            self.without,
             learner,
             self.codec,
             filled,

@@ -125,6 +125,7 @@ class Cluster:
             inputs,
             encoder,
             options.stall_timeout_s,
+            self._tell,
         )
         scheduling = self._scheduling(runtime.threads, inputs.max_kv)
         planner: Planner = scheduling or FixedShares(
