@@ -17,6 +17,7 @@ from halo_edge.cli.options import Context
 from halo_edge.cli.prompt import text_file
 from halo_edge.cluster.session import Session
 from halo_edge.engine.load import DEFAULT_KV_BYTES
+from halo_edge.engine.pace import MAX_ADDED_S
 from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL
 
@@ -92,6 +93,18 @@ def serve(
             help="Requests that may wait; further ones are told to come back later.",
         ),
     ] = DEFAULT_MAX_QUEUE,
+    prompt_gap_ms: Annotated[
+        float,
+        Option(
+            "--prompt-gap",
+            metavar="MS",
+            min=0.0,
+            max=60_000.0,
+            rich_help_panel=_SERVER,
+            help="So much later may everybody's next token come for prompts that are read beside. "
+            "More: long prompts are through sooner.",
+        ),
+    ] = round(MAX_ADDED_S * 1e3),
     kv_memory_mb: Annotated[
         float,
         Option(
@@ -148,7 +161,12 @@ def serve(
         metrics = Metrics(lambda: service.load, session.cluster)
         listeners: list[Listener] = [dashboard.feed, metrics.requests, RequestLog(served.name)]
         routers = [dashboard.router(api_keys, closing), metrics_router(metrics)]
-        service = Service(session, listeners=listeners, max_waiting=max_queue)
+        service = Service(
+            session,
+            listeners=listeners,
+            max_waiting=max_queue,
+            max_added_s=prompt_gap_ms / 1e3,
+        )
         app = create_app(
             service,
             served,

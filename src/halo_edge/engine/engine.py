@@ -16,7 +16,7 @@ from halo_edge.engine.constraint import Constraint
 from halo_edge.engine.forward import Forward, Rows
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.kv_cells import SequenceId
-from halo_edge.engine.pace import Pace
+from halo_edge.engine.pace import MAX_ADDED_S, Pace
 from halo_edge.engine.reuse import Reuse
 from halo_edge.engine.sampling import Sampled, SamplingParams
 from halo_edge.engine.sequence import Sequence
@@ -61,8 +61,10 @@ class Engine:
         context: int,
         end_tokens: frozenset[int],
         max_running: int = MAX_RUNNING,
+        max_added_s: float = MAX_ADDED_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`max_added_s`: see `Pace`."""
         self._forward = forward
         self._gather = gather
         self.context = min(context, len(forward.cells))
@@ -72,7 +74,7 @@ class Engine:
         self._waiting = WaitingLine()
         self._running: list[Sequence] = []  # in the order in which they were admitted
         self._reuse = Reuse(forward)
-        self._pace = Pace()
+        self._pace = Pace(max_added_s)
         self._turns = Turns()
         self._next_id = 0
 

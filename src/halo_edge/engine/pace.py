@@ -11,11 +11,7 @@ MAX_ADDED_S: Final = 0.1
 """So much longer may a step take for the prompts that it takes along. Half as much again is what
 nobody should notice in a token gap; the rest is for steps that differ."""
 
-MAX_ADDED_SHARE: Final = 0.5
-"""Or so much of what the step takes anyway, if that is more: where every row takes a tenth of a
-second, prompts would hardly get on beside answers."""
-
-ROW_COUNTS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
+ROW_COUNTS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 """Every other number of rows would want graphs of its own (`Forward`): steps that can choose have
 one of these."""
 
@@ -54,8 +50,8 @@ class Pace:
         counts = [count for count in ROW_COUNTS if decoding < count <= most]
         if not counts:
             return most
-        added_s = max(self._max_added_s, MAX_ADDED_SHARE * self._expected_s(decoding))
-        longest = decoding + min(added_s / self._row_s(decoding), self._measured())
+        allowed = self._max_added_s / self._row_s(decoding)
+        longest = decoding + min(allowed, self._measured())
         return max((count for count in counts if count <= longest), default=counts[0])
 
     def _measured(self) -> float:

@@ -17,6 +17,7 @@ from typing import Final
 from halo_edge.cluster.session import Session
 from halo_edge.engine.engine import MAX_RUNNING, Engine, NewToken
 from halo_edge.engine.generation import Answer
+from halo_edge.engine.pace import MAX_ADDED_S
 from halo_edge.engine.sequence import FinishReason, Sequence
 from halo_edge.errors import HaloError
 from halo_edge.serve.inbox import Inbox
@@ -52,9 +53,11 @@ class Service:
         listeners: SequenceOf[Listener] = (),
         max_running: int = MAX_RUNNING,
         max_waiting: int = MAX_WAITING,
+        max_added_s: float = MAX_ADDED_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nobody else may use the session's engine meanwhile. `listeners`: see `Listener`."""
+        """Nobody else may use the session's engine meanwhile. `listeners`: see `Listener`.
+        `max_added_s`: so much longer may a step take for prompts that it takes along."""
         model = session.model
         self._session = session
         self._tokenizer = model.tokenizer
@@ -64,6 +67,7 @@ class Service:
             context=model.context,
             end_tokens=model.tokenizer.eog_ids,
             max_running=max_running,
+            max_added_s=max_added_s,
             clock=clock,
         )
         self._listeners = listeners
