@@ -7,22 +7,22 @@ Who calls this knows that it will be needed; nothing here knows of workers or pl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from halo_edge.cluster.limits import available_bytes, read_limits
+from halo_edge.compute.ffn import FfnWeights
+from halo_edge.compute.repack import WeightStore
 from halo_edge.compute.weights import Matrix
 from halo_edge.engine.load import LoadedModel
 
 _ATTENTION: Final = ("attn_q", "attn_k", "attn_v", "attn_output")
-_FFN: Final = ("ffn_gate", "ffn_up", "ffn_down")
-
 # The kernel reads no more at a time, whatever it is asked for: as much as the disk reads ahead.
 PIECE_BYTES: Final = 1 << 20
-# Of the memory that is left, a file may take so much.
+# Of the memory that is left.
 FREE_SHARE: Final = 0.5
 
 
@@ -36,16 +36,22 @@ def one_by_one() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
+def has_room(nbytes: int) -> bool:
+    """Whether so much takes no more than half of the memory that is left, which nobody limits: in a
+    control group pages of files count, too, and would go for it."""
+    free, limit = available_bytes(), read_limits().memory_bytes
+    if free is None or limit is None or limit < free[1]:
+        return False
+    return nbytes <= FREE_SHARE * free[0]
+
+
 def read(pool: ThreadPoolExecutor, path: Path) -> None:
-    """Have the kernel read a file that is needed whole, unless it would take more than half of the
-    memory that is left, or a control group limits it: then others' pages, and its own first, would
-    go for it."""
+    """Have the kernel read a file that is needed whole, where there is room for it."""
     try:
         nbytes = path.stat().st_size
     except OSError:  # whoever opens it will be told
         return
-    free, limit = available_bytes(), read_limits().memory_bytes
-    if free is None or nbytes > FREE_SHARE * free[0] or (limit is not None and limit < free[1]):
+    if not has_room(nbytes):
         return
 
     def piece(start: int) -> None:
@@ -62,19 +68,15 @@ def repack_attention(pool: ThreadPoolExecutor, model: LoadedModel) -> None:
 
     Raises `HaloError` for a file that lacks a matrix.
     """
-    tied = "output.weight" not in model.gguf.tensors
-    _repack(pool, model, _ATTENTION)
-    weights = Matrix.from_gguf(model.gguf, "token_embd.weight" if tied else "output.weight")
-    pool.submit(model.runtime.weights.place, weights)
+    gguf, layers = model.gguf, range(model.params.n_layers)
+    names = [f"blk.{layer}.{part}.weight" for layer in layers for part in _ATTENTION]
+    names.append("output.weight" if "output.weight" in gguf.tensors else "token_embd.weight")
+    for name in names:
+        pool.submit(model.runtime.weights.place, Matrix.from_gguf(gguf, name))
 
 
-def repack_ffn(pool: ThreadPoolExecutor, model: LoadedModel) -> None:
-    """All of it, where nobody else computes any. See `repack_attention`."""
-    _repack(pool, model, _FFN)
-
-
-def _repack(pool: ThreadPoolExecutor, model: LoadedModel, parts: Sequence[str]) -> None:
-    for layer in range(model.params.n_layers):
-        for part in parts:
-            weights = Matrix.from_gguf(model.gguf, f"blk.{layer}.{part}.weight")
-            pool.submit(model.runtime.weights.place, weights)
+def repack_ffn(pool: ThreadPoolExecutor, store: WeightStore, layers: Iterable[FfnWeights]) -> None:
+    """See `repack_attention`."""
+    for weights in layers:
+        for matrix in (weights.gate, weights.up, weights.down):
+            pool.submit(store.place, matrix)

@@ -24,6 +24,7 @@ from halo_edge.cluster.discovery import (
 )
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.rounds_options import RoundsOptions
+from halo_edge.compute.ffn import FfnWeights
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.load import LoadedModel, load
 from halo_edge.engine.trace import Tracer
@@ -91,7 +92,9 @@ def open_session(
             read(reading, options.model)
             model = _load(options)
             repack_attention(repacking, model)
-            repack_ffn(repacking, model)
+            layers = range(model.params.n_layers)
+            ffn = (FfnWeights.from_gguf(model.gguf, layer) for layer in layers)
+            repack_ffn(repacking, model.runtime.weights, ffn)
             yield Session(model, model.local_ffn())
         return
     with ExitStack() as stack:
