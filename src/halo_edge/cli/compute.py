@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from halo_edge.cli.compute_options import ComputeOptions
 from halo_edge.cli.console import byte_progress, notes
 from halo_edge.cli.profile_option import chosen_profile, hint
 from halo_edge.cluster.session import Session, open_session
-from halo_edge.cluster.trace_fetch import Timeline
-from halo_edge.cluster.trace_file import write_trace
 from halo_edge.errors import HaloError
 from halo_edge.model.pull import DEMO_MODEL, resolve_model
+
+if TYPE_CHECKING:
+    from halo_edge.cluster.trace_fetch import Timeline
 
 
 def note(line: str) -> None:
@@ -70,6 +71,8 @@ def _opened(path: Path) -> TextIO:
 
 
 def _write(timeline: Timeline, file: TextIO) -> None:
+    from halo_edge.cluster.trace_file import write_trace
+
     try:
         with file:  # closing writes, and may fail
             write_trace(timeline, file)

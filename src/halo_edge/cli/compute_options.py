@@ -26,7 +26,7 @@ from halo_edge.cli.relax_options import RelaxingOptions
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.relaxation import RelaxOptions
-from halo_edge.cluster.root import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
+from halo_edge.cluster.rounds_options import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
 from halo_edge.cluster.session import SessionOptions
 from halo_edge.compute.requantise import DownType
 from halo_edge.compute.wire import Wire

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from halo_edge.cluster.relaxation import Spent
-from halo_edge.cluster.root import Cluster
-from halo_edge.sync.peer import LinkReport
+
+if TYPE_CHECKING:
+    from halo_edge.cluster.root import Cluster
+    from halo_edge.sync.peer import LinkReport
 
 # To the device, and from it.
 _LINK: Final = ("RTT, ms", "answer, ms", "lost, %", "copies")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from halo_edge.cluster.ahead import one_by_one, read, repack_attention, repack_ffn
 from halo_edge.cluster.control import ControlOptions, open_control
 from halo_edge.cluster.discovery import (
     DISCOVERY_S,
@@ -22,8 +23,8 @@ from halo_edge.cluster.discovery import (
     find_workers,
 )
 from halo_edge.cluster.messages import Transport
-from halo_edge.cluster.root import Cluster, RoundsOptions
-from halo_edge.cluster.trace_fetch import Timeline, root_trace
+from halo_edge.cluster.rounds_options import RoundsOptions
+from halo_edge.compute.ffn import FfnWeights
 from halo_edge.engine.gather import Gather
 from halo_edge.engine.load import LoadedModel, load
 from halo_edge.engine.trace import Tracer
@@ -31,6 +32,8 @@ from halo_edge.errors import HaloError
 
 if TYPE_CHECKING:
     from halo_edge.cluster.local import LocalWorkers
+    from halo_edge.cluster.root import Cluster
+    from halo_edge.cluster.trace_fetch import Timeline
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Session:
 
         Raises `HaloError` for a worker that does not answer.
         """
+        from halo_edge.cluster.trace_fetch import Timeline, root_trace
+
         workers = self.cluster.traces() if self.cluster is not None else []
         return Timeline((root_trace(self.model.forward.tracer), *workers))
 
@@ -83,20 +88,28 @@ def open_session(
     if options.control is None and not options.workers:
         if rounds.wrap_link is not None or rounds.split is not None:
             raise HaloError("--impair and --split need workers; give --workers 1 or more")
-        model = _load(options)
-        yield Session(model, model.local_ffn())
+        with one_by_one() as reading, one_by_one() as repacking:
+            read(reading, options.model)
+            model = _load(options)
+            repack_attention(repacking, model)
+            layers = range(model.params.n_layers)
+            ffn = (FfnWeights.from_gguf(model.gguf, layer) for layer in layers)
+            repack_ffn(repacking, model.runtime.weights, ffn)
+            yield Session(model, model.local_ffn())
         return
     with ExitStack() as stack:
         local = stack.enter_context(_local(options)) if options.control is None else None
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        loading = pool.submit(_load, options)  # while workers start, or are found
-        pool.shutdown(wait=False)
+        reading, loading = (stack.enter_context(one_by_one()) for _ in range(2))
+        may_come_later = rounds.split is None and rounds.transport is Transport.UDP
+        if local is None and may_come_later:  # then the root begins alone, and needs all of it
+            read(reading, options.model)
+        opening = loading.submit(_opened, options, loading)  # while workers start, or are found
 
         def check() -> None:
             if local is not None:
                 local.check()
-            if loading.done():
-                loading.result()  # raises what opening the model raised
+            if opening.done():
+                opening.result()  # raises what opening the model raised
 
         if local is not None:
             control, name, timeout_s = local.session, local.cluster, local.start_timeout_s
@@ -107,7 +120,9 @@ def open_session(
             control, name = open_control(options.control), options.control.cluster
             timeout_s = DISCOVERY_S if options.workers is None else EXPECTED_S
             stack.callback(control.close)
-        may_come_later = rounds.split is None and rounds.transport is Transport.UDP
+        # Meanwhile: importing it takes as long as opening a model.
+        from halo_edge.cluster.root import Cluster
+
         found = find_workers(
             control,
             name,
@@ -116,13 +131,20 @@ def open_session(
             settle_s=LET_IN_S if may_come_later else SETTLE_S,
             check=check,
         )
-        model = loading.result()
+        model = opening.result()
         cluster = stack.enter_context(
             Cluster(control, name, found, model.gguf, model.params, rounds, progress, tell)
         )
         forward = model.forward
         gather = cluster.gather(model.runtime, forward.activations, forward.inputs, options.tracer)
         yield Session(model, gather, cluster, local.pids if local is not None else ())
+
+
+def _opened(options: SessionOptions, loading: ThreadPoolExecutor) -> LoadedModel:
+    """In the thread of `loading`, which goes on with what the root computes under every plan."""
+    model = _load(options)
+    repack_attention(loading, model)
+    return model
 
 
 def _load(options: SessionOptions) -> LoadedModel:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import ggml
@@ -55,6 +57,22 @@ class _Repacked:
         ggml.ggml_free(self._context)
 
 
+class _Placed:
+    """One matrix as it is multiplied, once somebody has asked for it. With its `source`: while that
+    lives, no other matrix has its address."""
+
+    def __init__(self, source: Weights) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._found: _Repacked | Matrix | None = None
+
+    def get(self, make: Callable[[Weights], _Repacked | Matrix]) -> _Repacked | Matrix:
+        with self._lock:
+            if self._found is None:
+                self._found = make(self._source)
+            return self._found
+
+
 class WeightStore:
     """The matrices that the graphs of one model, or of a worker's shards, multiply with.
 
@@ -67,8 +85,7 @@ class WeightStore:
         self.joins = joins
         self._in_place = not repack
         self._buffer_type = _repacking_buffer_type() if repack else None
-        # With their sources: while those live, no other matrix has their addresses.
-        self._placed: dict[tuple[int, ...], tuple[_Repacked | Matrix, Weights]] = {}
+        self._placed: dict[tuple[int, ...], _Placed] = {}
 
     def multiply(self, context: GraphContext, matrix: Weights, x: Tensor) -> Tensor:
         """matrix x, for `x` of ne = [columns, n]: ne = [rows, n]."""
@@ -80,12 +97,11 @@ class WeightStore:
         return ggml.ggml_mul_mat(context.ctx, self._tensor(context, matrix), x)
 
     def place(self, matrix: Weights) -> _Repacked | Matrix:
-        """Repack it, if it has not been. Any thread may."""
+        """Repack it, if it has not been. Any thread may; if one does already, it is waited for."""
         found = self._placed.get(matrix.key)
         if found is None:
-            placed = self._repacked(matrix) or _contiguous(matrix)
-            found = self._placed.setdefault(matrix.key, (placed, matrix))
-        return found[0]
+            found = self._placed.setdefault(matrix.key, _Placed(matrix))
+        return found.get(lambda source: self._repacked(source) or _contiguous(source))
 
     def forget(self, matrix: Weights) -> None:
         """Let it go with the graphs that use it."""

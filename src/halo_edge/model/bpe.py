@@ -71,7 +71,7 @@ class ByteLevelBpe:
         """`merges` are "left right" in order of rank. Raises `HaloError` where one is unusable."""
         # A merge listed twice has its first rank in llama.cpp, its last in `tokenizers`.
         pairs = [tuple(merge.split(" ")) for merge in dict.fromkeys(merges)]
-        if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        if not set(map(len, pairs)) <= {2} or not all(map(all, pairs)):
             raise damaged("merges", "has a line that is not two tokens")
         try:
             model = models.BPE(dict(ids), pairs, ignore_merges=pre.ignore_merges)  # type: ignore[arg-type]

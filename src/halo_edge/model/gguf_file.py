@@ -109,18 +109,20 @@ class _Cursor:
     def strings(self, count: int) -> list[str]:
         """One loop, as vocabularies have a hundred thousand of them."""
         buffer, start, end = self.buffer, self.position, len(self.buffer)
+        length, length_bytes = _LENGTH.unpack_from, _LENGTH.size
         found = []
         for _ in range(count):
-            if start + _LENGTH.size > end:
+            if start + length_bytes > end:
                 raise _EndOfFile
-            (size,) = _LENGTH.unpack_from(buffer, start)
-            start += _LENGTH.size
-            if start + size > end:
+            (size,) = length(buffer, start)
+            start += length_bytes
+            stop = start + size
+            if stop > end:
                 raise _EndOfFile
             if size > MAX_STRING_BYTES:
                 raise _Malformed(f"a string of {size:,} bytes")
-            found.append(str(buffer[start : start + size], "utf-8", "replace"))
-            start += size
+            found.append(buffer[start:stop].decode("utf-8", "replace"))
+            start = stop
         self.position = start
         return found
 

@@ -142,7 +142,8 @@ def _kinds(metadata: Mapping[str, object], texts: Sequence[str]) -> list[int]:
     byte_tokens = np.flatnonzero(kinds == TokenType.BYTE)
     if any(byte_value(texts[i]) is None for i in byte_tokens.tolist()):
         raise damaged("tokens", "has a byte token that is not of the form <0x00>")
-    return [int(kind) for kind in kinds.tolist()]
+    found: list[int] = kinds.tolist()
+    return found
 
 
 def byte_value(text: str) -> int | None:
@@ -166,7 +167,7 @@ def need_string(metadata: Mapping[str, object], name: str) -> str:
 def need_strings(metadata: Mapping[str, object], name: str) -> list[str]:
     """The texts under `tokenizer.ggml.<name>`. Raises `HaloError` if missing or otherwise typed."""
     value = _need(metadata, name)
-    if not isinstance(value, list) or not all(type(item) is str for item in value):
+    if not isinstance(value, list) or not set(map(type, value)) <= {str}:
         raise damaged(name, "is not a list of texts")
     return value
 
