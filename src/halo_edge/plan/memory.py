@@ -12,9 +12,10 @@ from halo_edge.plan.model_shape import ModelShape
 from halo_edge.plan.workload import Workload
 
 KV_VALUE_BYTES: Final = 2  # f16
-ROOT_PROCESS_BYTES: Final = 96 << 20
+ROOT_PROCESS_BYTES: Final = 128 << 20
 """What a root's process takes beyond a worker's: the scheduler's solver (23 MB), its benchmark for
-some seconds (48 MB), and a profile with the fills of three workers (50 MB, of the demo model)."""
+some seconds (48 MB), a profile with the fills of three workers (50 MB, of the demo model), and,
+while one plan takes another's place, what both want."""
 
 
 def capacities(cluster: Cluster, workload: Workload) -> list[int]:
