@@ -117,6 +117,19 @@ def echo(lab: Lab, device: str) -> Iterator[None]:
         process.kill()
 
 
+@contextlib.contextmanager
+def another_owner(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has the lab up."""
+    path = directory / "lab.toml"
+    path.write_bytes(LAB)
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"up\n"
+        yield owner
+
+
 def ping(lab: Lab, target: str, count: int, source: str = "n0") -> tuple[int, float]:
     command = [sys.executable, "-c", PING, target, str(count)]
     with lab.spawn(source, command, stdout=subprocess.PIPE) as process:
@@ -266,13 +279,7 @@ def test_a_worker_that_ends_by_itself_is_told(spec: LabSpec) -> None:
 
 
 def test_a_lab_after_one_whose_owner_was_killed(spec: LabSpec, tmp_path: Path) -> None:
-    path = tmp_path / "lab.toml"
-    path.write_bytes(LAB)
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE
-    ) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"up\n"
+    with another_owner(tmp_path) as owner:
         assert running.is_up(NAME)
         pids = _workers_of("n1") + _workers_of("n2")
         assert len(pids) == 2
@@ -288,13 +295,7 @@ def test_a_lab_after_one_whose_owner_was_killed(spec: LabSpec, tmp_path: Path) -
 
 
 def test_down_takes_away_what_sigkill_left(spec: LabSpec, tmp_path: Path) -> None:
-    path = tmp_path / "lab.toml"
-    path.write_bytes(LAB)
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE
-    ) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"up\n"
+    with another_owner(tmp_path) as owner:
         owner.kill()
         owner.wait()
     assert left_behind() != []
@@ -304,13 +305,7 @@ def test_down_takes_away_what_sigkill_left(spec: LabSpec, tmp_path: Path) -> Non
 
 def test_a_lab_that_another_process_has_up(spec: LabSpec, tmp_path: Path) -> None:
     """It can be entered, changed, and ended."""
-    path = tmp_path / "lab.toml"
-    path.write_bytes(LAB)
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE
-    ) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"up\n"
+    with another_owner(tmp_path) as owner:
         entry = running.entry(spec, "n1")
         seen = subprocess.run(entry.command(["cat", "/proc/self/cgroup"]), capture_output=True)
         assert b"/halo-lab/test-lab/n1" in seen.stdout
