@@ -10,7 +10,7 @@ from typing import Any
 import ggml
 import pytest
 
-from halo_edge.cluster import ahead
+from halo_edge.cluster import ahead, limits
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.compute.repack import WeightStore
 from halo_edge.engine.forward import Rows
@@ -63,11 +63,11 @@ def test_a_file_is_not_read_where_there_is_no_room(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
-    monkeypatch.setattr(ahead, "available_bytes", lambda: (199, 1))
+    monkeypatch.setattr(limits, "available_bytes", lambda: (199, 1))
     read(path)
-    monkeypatch.setattr(ahead, "available_bytes", lambda: (1 << 40, 1 << 60))  # a group's limit
+    monkeypatch.setattr(limits, "available_bytes", lambda: (1 << 40, 1 << 60))  # a group's limit
     read(path)
-    monkeypatch.setattr(ahead, "available_bytes", lambda: None)
+    monkeypatch.setattr(limits, "available_bytes", lambda: None)
     read(path)
     read(tmp_path / "missing")
     assert not advised

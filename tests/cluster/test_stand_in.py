@@ -166,7 +166,7 @@ def test_the_cost_follows_measurements(
 def test_got_ready_it_looks_at_no_tile_any_more(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halo_edge.cluster.stand_in.available_bytes", lambda: (1 << 30, 1 << 30))
+    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 30, 1 << 30))
     root, other = Root(source, tmp_path / "a"), Root(source, tmp_path / "b")
     steps = sum(1 for _ in root.stand_in.get_ready())
     assert steps == 2 * LAYERS  # nobody stands in for who has nothing
@@ -187,7 +187,7 @@ def test_what_is_too_large_for_the_memory_is_not_got_ready(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Root(source, tmp_path)
-    monkeypatch.setattr("halo_edge.cluster.stand_in.available_bytes", lambda: (1000, 1 << 30))
+    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1000, 1 << 30))
     assert not list(root.stand_in.get_ready())
     root.encode(1)
     assert root.stand_in.compute(ONE, 0, 1)
@@ -196,5 +196,5 @@ def test_what_is_too_large_for_the_memory_is_not_got_ready(
 def test_a_control_group_has_no_room_for_what_may_not_be_needed(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halo_edge.cluster.stand_in.available_bytes", lambda: (1 << 40, 1 << 50))
+    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 40, 1 << 50))
     assert not list(Root(source, tmp_path).stand_in.get_ready())

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from halo_edge.cluster.limits import available_bytes, read_limits
+from halo_edge.cluster.limits import has_room
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.compute.repack import WeightStore
 from halo_edge.compute.weights import Matrix
@@ -22,8 +22,6 @@ from halo_edge.engine.load import LoadedModel
 _ATTENTION: Final = ("attn_q", "attn_k", "attn_v", "attn_output")
 # The kernel reads no more at a time, whatever it is asked for: as much as the disk reads ahead.
 PIECE_BYTES: Final = 1 << 20
-# Of the memory that is left.
-FREE_SHARE: Final = 0.5
 
 
 @contextmanager
@@ -34,15 +32,6 @@ def one_by_one() -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def has_room(nbytes: int) -> bool:
-    """Whether so much takes no more than half of the memory that is left, which nobody limits: in a
-    control group pages of files count, too, and would go for it."""
-    free, limit = available_bytes(), read_limits().memory_bytes
-    if free is None or limit is None or limit < free[1]:
-        return False
-    return nbytes <= FREE_SHARE * free[0]
 
 
 def read(pool: ThreadPoolExecutor, path: Path) -> None:

@@ -12,11 +12,12 @@ from dataclasses import replace
 
 import zenoh
 
-from halo_edge.cluster.ahead import has_room, repack_ffn
+from halo_edge.cluster.ahead import repack_ffn
 from halo_edge.cluster.assigning import Assigned, Terms, assign, leave_out
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
+from halo_edge.cluster.limits import has_room
 from halo_edge.cluster.messages import FillTask, Transport, WorkerInfo
 from halo_edge.cluster.readying import Readying
 from halo_edge.cluster.relaxing import Relaxable

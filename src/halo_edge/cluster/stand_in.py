@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from halo_edge.cluster.limits import available_bytes, read_limits
+from halo_edge.cluster.limits import has_room
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.compute.ffn import FfnGraphs, LayerWeights
 from halo_edge.compute.mapped import resident_share, want_mapped_pages
@@ -28,8 +28,6 @@ from halo_edge.sync.ids import DeviceId
 DISK_BYTES_PER_S: Final = 30e6
 MEMORY_BYTES_PER_S: Final = 3e9
 MULTIPLICATIONS_PER_S: Final = 5e9
-# Of the memory that is left, what is got ready for one device may take so much.
-FREE_SHARE: Final = 0.5
 # So many, and a few more, are looked at for that.
 GUESSED_LAYERS: Final = 4
 # The weight of a new measurement: the first is of pages that had to be read and graphs that had to
@@ -104,11 +102,7 @@ class StandIn:
 
     def _fits(self, device: DeviceId) -> bool:
         tiles = [tile for piece in self._pieces[device] for tile in self._store.mapped(0, piece)]
-        free, limit = available_bytes(), read_limits().memory_bytes
-        if free is not None and limit is not None and limit < free[1]:
-            return False  # a control group's: pages count, and take those of the model's file away
-        nbytes = self._n_layers * sum(tile.nbytes for tile in tiles)
-        return free is None or nbytes <= FREE_SHARE * free[0]
+        return has_room(self._n_layers * sum(tile.nbytes for tile in tiles))
 
     def cost_s(self, device: DeviceId, tokens: int) -> float:
         """How long `compute` is likely to take: as lately, for about so many tokens, or else from
