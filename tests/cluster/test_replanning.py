@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from halo_edge.cluster.ahead import repack_ffn
 from halo_edge.cluster.control import ControlOptions, open_control
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.messages import CONTROL_VERSION, TraceReply, WorkerInfo
@@ -28,6 +30,8 @@ from halo_edge.cluster.scheduling import Scheduling
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.cluster.worker_control import WorkerControl
 from halo_edge.cluster.worker_process import WorkerStart
+from halo_edge.compute.ffn import FfnWeights
+from halo_edge.compute.repack import WeightStore
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.forward import Rows
 from halo_edge.engine.kv_cells import SequenceId
@@ -318,6 +322,32 @@ def test_the_root_begins_alone(
         for _ in range(3):
             logits(session)
         assert told == ["plan: root 25 %, a 50 %, b 25 %; as planned"]
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_root_alone_repacks_where_there_is_room(
+    tiny_model: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
+    asked, repacked = [], []
+
+    def has_room(nbytes: float) -> bool:
+        asked.append(nbytes)
+        return room
+
+    def repack(pool: Executor, store: WeightStore, layers: Sequence[FfnWeights]) -> None:
+        repacked.append(len(layers))
+        repack_ffn(pool, store, layers)
+
+    monkeypatch.setattr("halo_edge.cluster.epochs.has_room", has_room)
+    monkeypatch.setattr("halo_edge.cluster.epochs.repack_ffn", repack)
+    monkeypatch.setattr(Scheduling, "plan", lambda *_: Planned(split(8, [1, 0, 0]), ""))
+    monkeypatch.setattr(Scheduling, "better", lambda *_: None)
+    with cluster_of(tiny_model, workers, scheduled=True) as (session, _):
+        assert np.isfinite(logits(session)).all()
+        gguf, layers = session.model.gguf, session.model.params.n_layers
+    names = [f"blk.{i}.ffn_{part}.weight" for i in range(layers) for part in ("gate", "up", "down")]
+    assert asked == [sum(gguf.tensors[name].nbytes for name in names)]
+    assert repacked == ([layers] if room else [])
 
 
 def test_who_is_left_out_gives_its_memory_back(
