@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.cluster.worker_infos import info
 
-from halo_edge.cluster.live_devices import ROUND_TRIPS, LiveDevices
+from halo_edge.cluster.live_devices import PROBED_ROUNDS, ROUND_TRIPS, LiveDevices
 from halo_edge.cluster.measuring import Measured
-from halo_edge.cluster.messages import CONTROL_VERSION, Decode, WorkerInfo
-from halo_edge.cluster.scheduling import Scheduling
+from halo_edge.cluster.messages import Decode, WorkerInfo
+from halo_edge.cluster.scheduling import IDLE_PROBE_S, Scheduling
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
 from halo_edge.lab.profiles import load_profile
@@ -27,23 +28,6 @@ PI4 = load_profile("pi4")
 A, B, C = DeviceId(1), DeviceId(2), DeviceId(4)
 ROUNDS = 100_000
 LINK = Link.alike(rtt_s=0.002)
-
-
-def info(name: str, **settings: Any) -> WorkerInfo:
-    usual: dict[str, Any] = {
-        "control_version": CONTROL_VERSION,
-        "version": "1",
-        "host": name,
-        "addresses": ["127.0.0.1"],
-        "port": 1,
-        "machine": name,
-        "cores": [0],
-        "threads": 1,
-        "cpu_quota": None,
-        "memory_bytes": None,
-        "session": "",
-    }
-    return WorkerInfo(worker=name, **usual | settings)
 
 
 class Rounds:
@@ -70,7 +54,8 @@ class Session:
     def __init__(self) -> None:
         self.known: dict[str, WorkerInfo] = {}
         self.measured: list[str] = []
-        self.rtt = 0.002
+        self.probed: list[str] = []
+        self.rtt, self.idle_link = 0.002, LINK
         self.devices = LiveDevices(SHAPE, PI4, threads=1)
         replanning = Replanning(Workload(SHAPE))
         self.scheduling = Scheduling(lambda: self.devices, replanning, self, self._ask)
@@ -81,6 +66,10 @@ class Session:
         if worker.worker == "silent":
             raise HaloError("it does not answer")
         return Measured(PI4, 40e6, LINK)
+
+    def link(self, worker: WorkerInfo) -> Link:
+        self.probed.append(worker.worker)
+        return self.idle_link
 
     def rtt_s(self, worker: WorkerInfo) -> float:
         return self.rtt
@@ -154,15 +143,45 @@ def test_links(session: Session) -> None:
     session.scheduling.rounds = Rounds(
         {A: LinkReport(0.1, 0.008, None, 0.1, 0.2, 0.3, 0.1, 1, 1), B: LinkReport(*_quiet())}
     )
-    session.known = {"a": info("a")}
+    session.known = {"a": info("a", decode=Decode(neurons=640, rounds=ROUNDS))}
     session.rtt = 0.008
     plan = session.scheduling.plan(workers).plan
     for now in range(1, ROUND_TRIPS + 1):  # the plan has asked once
         a, b = (device.link for device in session.devices.cluster([A, B]).devices[1:])
         assert a.up.delay_s + a.down.delay_s == pytest.approx(0.002 if now < ROUND_TRIPS else 0.008)
         session.scheduling.better(plan, workers, float(now))
-    assert (a.down.loss, a.down.again, a.up.loss, a.up.again) == (0.1, 0.3, 0.2, 0.2)
+    found = (a.down.loss, a.down.again, a.up.loss, a.up.again)
+    assert found == pytest.approx((0.1, 0.3, 0.2, 0.2), rel=1e-3)
     assert b.up.delay_s == LINK.up.delay_s
+
+
+def test_losses_that_a_probe_found_count_for_some_rounds(session: Session) -> None:
+    session.idle_link = Link.alike(rtt_s=0.002, loss=0.2)
+    session.scheduling.plan({A: info("a")})
+    session.devices.probed(A, session.idle_link)
+    report = LinkReport(*_quiet())  # nothing is lost
+    for rounds, loss in ((0, 0.2), (PROBED_ROUNDS, 0.1), (3 * PROBED_ROUNDS, 0.05)):
+        told = Decode(neurons=640, rounds=rounds, cpu_s=0.005, wall_s=0.005)
+        session.devices.worker(A, info("a", decode=told), report)
+        link = session.devices.cluster([A]).devices[1].link
+        assert link.up.loss == link.down.loss == pytest.approx(loss)
+
+
+def test_who_has_no_share_is_probed_now_and_then(session: Session) -> None:
+    """A link that is good again is found out, and used."""
+    workers = {A: info("a"), B: info("b")}
+    made = session.scheduling.plan({A: workers[A]})
+    session.scheduling.plan(workers)  # B is known, and has no part in the plan that is used
+    session.idle_link = Link.alike(rtt_s=0.004, bytes_per_s=1e6, loss=0.1)
+    for now in (0.0, IDLE_PROBE_S - 1):
+        session.scheduling.better(made.plan, workers, now)
+    assert session.probed == []
+    session.scheduling.better(made.plan, workers, IDLE_PROBE_S)
+    session.scheduling.better(made.plan, workers, IDLE_PROBE_S + 1)
+    assert session.probed == ["b"]
+    a, b = (device.link for device in session.devices.cluster([A, B]).devices[1:])
+    assert (b.up.loss, b.up.bytes_per_s) == (0.1, 1e6)
+    assert a.up.loss == 0
 
 
 def _quiet() -> tuple[Any, ...]:

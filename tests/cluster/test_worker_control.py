@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import zenoh
+from tests.cluster.worker_infos import info
 
 from halo_edge.cluster import control
+from halo_edge.cluster.link_probe import LinkProbe
 from halo_edge.cluster.messages import Coming, LeftOut, Tile, TraceReply, encode
 from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask
 from halo_edge.cluster.worker import Worker
@@ -74,6 +76,27 @@ def test_what_is_coming(told: Told) -> None:
     told.root.put(f"{KEY}/coming", encode(coming))
     assert told.coming.get(timeout=DEADLINE_S) == coming
     assert told.coming.empty()
+
+
+def test_its_link_is_probed(told: Told) -> None:
+    """With datagrams that it sends when it is asked, to where it is told."""
+    link = LinkProbe(told.root, "test").link(info("w"))
+    assert link.up.loss == 0
+    assert link.up.bytes_per_s > 1e4
+    with pytest.raises(HaloError, match="malformed BurstTask"):
+        control.ask(told.root, f"{KEY}/burst", b"{}", DEADLINE_S)
+
+
+def test_nobody_answers_in_time(told: Told) -> None:
+    """Neither where nobody is, nor where somebody is and says nothing."""
+    key = "halo/test/nobody"
+    with pytest.raises(control.NoAnswerError):
+        control.ask(told.root, key, b"", 0.05)
+    held: list[zenoh.Query] = []
+    silent = told.root.declare_queryable(key, held.append)
+    with pytest.raises(control.NoAnswerError):
+        control.ask(told.root, key, b"", 0.05)
+    silent.undeclare()  # type: ignore[no-untyped-call]
 
 
 def test_who_is_left_out_lets_go_after_a_while(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

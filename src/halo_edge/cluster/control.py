@@ -1,8 +1,8 @@
 """The control plane: Zenoh sessions, the keys under which things are found, and questions.
 
-Keys: `halo/CLUSTER/worker/ID` (liveliness; `/info`, `/assign`, `/fill`, `/tile/SHA256`, `/clock`
-and `/trace` answer questions) and `halo/CLUSTER/root/SESSION` (liveliness; `/shard/SHA256` answers
-with the bytes of a shard, or of a regression).
+Keys: `halo/CLUSTER/worker/ID` (liveliness; `/info`, `/assign`, `/fill`, `/tile/SHA256`, `/clock`,
+`/echo`, `/burst`, `/benchmark` and `/trace` answer questions) and `halo/CLUSTER/root/SESSION`
+(liveliness; `/shard/SHA256` answers with the bytes of a shard, or of a regression).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from halo_edge.errors import HaloError
 
 DEFAULT_CLUSTER: Final = "default"
 LEASE_MS: Final = 120_000
+# Zenoh closes a connection over which a message cannot be put on its way for so long, by default 5
+# s. A batch of 64 kB takes longer where TCP carries some kilobytes a second.
+MAX_BLOCKED_US: Final = 30_000_000
 KEEP_ALIVES_PER_LEASE: Final = 24
 
 
@@ -66,6 +69,8 @@ def open_control(options: ControlOptions) -> zenoh.Session:
         # the rounds notice sooner. At 30 % loss TCP may well say nothing for 20 s.
         config.insert_json5("transport/link/tx/lease", str(LEASE_MS))
         config.insert_json5("transport/link/tx/keep_alive", str(KEEP_ALIVES_PER_LEASE))
+        congestion = "transport/link/tx/queue/congestion_control"
+        config.insert_json5(f"{congestion}/block/wait_before_close", str(MAX_BLOCKED_US))
         # Workers have nothing to say to each other.
         config.insert_json5("scouting/gossip/enabled", "false")
         if options.listen or not (options.multicast or options.config_file):
@@ -106,6 +111,10 @@ def shard_key(cluster: str, session: str, sha256: str) -> str:
     return f"{root_key(cluster, session)}/shard/{sha256}"
 
 
+# What Zenoh itself answers in the name of somebody who is there and has said nothing in time.
+_TIMED_OUT: Final = "Timeout"
+
+
 class NoAnswerError(HaloError):
     """Nobody has answered in time."""
 
@@ -119,7 +128,10 @@ def ask(session: zenoh.Session, key: str, question: bytes, timeout_s: float) -> 
         if reply.ok is not None:
             answers.add(reply.ok.payload.to_bytes())
         if reply.err is not None:
-            raise HaloError(f"{key} refused: {reply.err.payload.to_string()[:300]}")
+            refusal = reply.err.payload.to_string()[:300]
+            if refusal == _TIMED_OUT:
+                raise NoAnswerError(f"no answer from {key} in {timeout_s:g} s; is its link good?")
+            raise HaloError(f"{key} refused: {refusal}")
     if len(answers) > 1:
         raise HaloError(f"several answer as {key}; start each worker with a --name of its own")
     for answer in answers:

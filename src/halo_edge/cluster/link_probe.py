@@ -1,8 +1,9 @@
-"""How fast a worker's link is, asked over the control plane.
+"""How fast a worker's link is, and what it loses, while there are no rounds over it.
 
-That is TCP, so losses do not show (rounds measure them), and on a bad link some questions take
-long; of several the best counts. Rounds themselves say little of a link's own time: whoever answers
-computes first, and whoever receives is busy meanwhile.
+Round trips are asked over the control plane. That is TCP, so on a bad link some questions take
+long; of several the best counts. Rates and losses are those of bursts of datagrams, and where none
+comes (a firewall that lets them out, but not in), the rate is TCP's. Rounds themselves say little
+of a link's own time: whoever answers computes first, and whoever receives is busy meanwhile.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from typing import Final
 
 import zenoh
 
-from halo_edge.cluster import control
+from halo_edge.cluster import burst, control
+from halo_edge.cluster.addresses import local_address_towards
+from halo_edge.cluster.assigning import address_of
+from halo_edge.cluster.messages import WorkerInfo, encode
 from halo_edge.errors import HaloError
 from halo_edge.plan.link import Link
 
 PROBE_BYTES: Final = 1 << 16
 """Each way; the most that a worker echoes."""
 PROBES: Final = 3
+BURSTS: Final = 5
 SMALL_PROBES: Final = 8
 PROBE_TIMEOUT_S: Final = 3.0
 # While rounds go on, whoever asks has something else to do.
@@ -32,30 +37,50 @@ _NO_LIMIT_BYTES_PER_S: Final = 30e6
 
 
 class LinkProbe:
-    """Of a cluster's workers, by their names."""
+    """Of a cluster's workers."""
 
     def __init__(self, session: zenoh.Session, cluster: str) -> None:
         self._session = session
         self._cluster = cluster
 
-    def link(self, worker: str) -> Link:
-        """The same both ways; its rate, as far as that can be told of one that loses packets.
+    def link(self, worker: WorkerInfo) -> Link:
+        """The same both ways: rate and losses are those from the worker.
 
         Raises `HaloError` for a worker that does not answer at all.
         """
-        small_s = self._best_s(worker, 1, SMALL_PROBES, PROBE_TIMEOUT_S)
-        rate = math.inf
-        with contextlib.suppress(HaloError):
-            large_s = self._best_s(worker, PROBE_BYTES, PROBES, PROBE_TIMEOUT_S)
-            rate = 2 * PROBE_BYTES / max(large_s - small_s, 1e-6)
+        name = worker.worker
+        small_s = self._best_s(name, 1, SMALL_PROBES, PROBE_TIMEOUT_S)
+        bursts = self._bursts(worker)
+        lost, rate = 0.0, math.inf
+        if any(bursts):
+            lost, rate = burst.loss(bursts), burst.bytes_per_s(bursts) or math.inf
+        else:
+            with contextlib.suppress(HaloError):
+                large_s = self._best_s(name, PROBE_BYTES, PROBES, PROBE_TIMEOUT_S)
+                rate = 2 * PROBE_BYTES / max(large_s - small_s, 1e-6)
         return Link.alike(
             rtt_s=max(0.0, small_s - _ASKING_S),
             bytes_per_s=rate if rate < _NO_LIMIT_BYTES_PER_S else math.inf,
+            loss=lost,
         )
 
-    def rtt_s(self, worker: str) -> float:
+    def rtt_s(self, worker: WorkerInfo) -> float:
         """Asked once. Raises `HaloError` for a worker that does not answer."""
-        return max(0.0, self._best_s(worker, 1, 1, POLL_TIMEOUT_S) - _ASKING_S)
+        return max(0.0, self._best_s(worker.worker, 1, 1, POLL_TIMEOUT_S) - _ASKING_S)
+
+    def _bursts(self, worker: WorkerInfo) -> list[list[burst.Arrival]]:
+        """Until one does not come at all."""
+        key = control.worker_key(self._cluster, worker.worker) + "/burst"
+
+        def ask(task: burst.BurstTask) -> None:
+            control.ask(self._session, key, encode(task), PROBE_TIMEOUT_S)
+
+        bursts: list[list[burst.Arrival]] = []
+        with contextlib.suppress(HaloError):
+            here = local_address_towards(address_of(worker)[0])
+            while len(bursts) < BURSTS and all(bursts):
+                bursts.append(burst.receive_burst(here, ask))
+        return bursts
 
     def _best_s(self, worker: str, nbytes: int, times: int, timeout_s: float) -> float:
         """Raises `HaloError` if none is answered."""

@@ -25,6 +25,8 @@ _UNKNOWN_CORES: Final = SharedCores("not known yet")
 ROUND_TRIPS: Final = 12
 ROUNDS: Final = 64
 """What is said of fewer is of no use yet."""
+PROBED_ROUNDS: Final = 64
+"""What a probe says of a link's losses counts for as many rounds: it is some 160 datagrams."""
 _NOTHING: Final = DecodeTimes(0)
 # No chunk would ever arrive of more.
 _MAX_LOSS: Final = 0.99
@@ -32,11 +34,15 @@ _MAX_LOSS: Final = 0.99
 
 @dataclass
 class _Device:
-    """`rtts_s`: the last round trips that were measured. `told`: by it, of its rounds; `rounds`:
-    heard of, in this epoch; `new`: of those, since the last time. `cores`: a name for those it runs
-    on, and how many. `storage_bytes_per_s`: None: it is not to read weights from there."""
+    """`probed`: its link, before there were rounds over it, or since it has no share;
+    `link_rounds`: heard of since, in all epochs. `rtts_s`: the last round trips that were measured.
+    `told`: by it, of its rounds; `rounds`: heard of, in this epoch; `new`: of those, since the last
+    time. `cores`: a name for those it runs on, and how many. `storage_bytes_per_s`: None: it is not
+    to read weights from there."""
 
     observed: Observed
+    probed: Link = field(default_factory=Link)
+    link_rounds: int = 0
     rtts_s: deque[float] = field(default_factory=lambda: deque(maxlen=ROUND_TRIPS))
     told: DecodeTimes = _NOTHING
     storage_bytes_per_s: float | None = None
@@ -58,10 +64,15 @@ class LiveDevices:
 
     def add(self, device: DeviceId, name: str, measured: Measured) -> None:
         """A worker that joins, perhaps again."""
-        link = measured.link
         observed = Observed(name, measured.benchmark, self._shape)
-        observed.link = link
         self._devices[device] = _Device(observed, storage_bytes_per_s=measured.storage_bytes_per_s)
+        self.probed(device, measured.link)
+
+    def probed(self, device: DeviceId, link: Link) -> None:
+        """What was found out of a link over which there are no rounds at present."""
+        known = self._devices[device]
+        known.probed, known.link_rounds = link, 0
+        known.observed.link = link
         self.round_trip(device, link.up.delay_s + link.down.delay_s)
 
     def round_trip(self, device: DeviceId, rtt_s: float) -> None:
@@ -99,8 +110,10 @@ class LiveDevices:
         known.observed.allowance = Allowance(
             _quota(info.cpu_quota, info.threads), info.memory_bytes, known.storage_bytes_per_s
         )
+        known.link_rounds += known.new
         if report is not None:
-            known.observed.link = _link(known.observed.link, report)
+            weight = known.link_rounds / (known.link_rounds + PROBED_ROUNDS)
+            known.observed.link = _link(known.observed.link, known.probed, report, weight)
             if report.fastest_s is not None and known.told.rounds >= ROUNDS:
                 # An answer takes the link's round trip and the worker's round, and more as a rule.
                 most_s = max(0.0, report.fastest_s - known.told.round_cpu_s)
@@ -149,14 +162,15 @@ def _with_rtt(link: Link, rtt_s: float) -> Link:
     return Link(replace(link.up, delay_s=rtt_s / 2), replace(link.down, delay_s=rtt_s / 2))
 
 
-def _link(known: Link, report: LinkReport) -> Link:
-    """`known`, with the losses that rounds see."""
+def _link(known: Link, probed: Link, report: LinkReport, weight: float) -> Link:
+    """`known`, with the losses that rounds see, as far as they are to be believed, 0 ... 1."""
 
-    def way(before: OneWay, loss: float, again: float) -> OneWay:
-        loss = min(loss, _MAX_LOSS)
+    def way(before: OneWay, prior: OneWay, loss: float, again: float) -> OneWay:
+        loss = min(prior.loss + weight * (loss - prior.loss), _MAX_LOSS)
+        again = prior.lost_again + weight * (again - prior.lost_again)
         return replace(before, loss=loss, again=min(max(loss, again), 1.0))
 
     return Link(
-        up=way(known.up, report.loss_from, report.again_from),
-        down=way(known.down, report.loss_to, report.again_to),
+        up=way(known.up, probed.up, report.loss_from, report.again_from),
+        down=way(known.down, probed.down, report.loss_to, report.again_to),
     )

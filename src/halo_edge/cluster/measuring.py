@@ -56,12 +56,16 @@ class Measuring:
     def device(self, worker: WorkerInfo) -> Measured:
         """Raises `HaloError` for one that does not answer, or could not measure itself."""
         name = worker.worker
-        link = self._probe.link(name)
+        link = self._probe.link(worker)
         key = control.worker_key(self._cluster, name) + "/benchmark"
         answer = control.ask(self._session, key, encode(self._task), BENCHMARK_TIMEOUT_S)
         reply = decode(answer, BenchmarkReply, name)
         return Measured(profile_of(reply, f"worker {name}"), reply.storage_bytes_per_s, link)
 
+    def link(self, worker: WorkerInfo) -> Link:
+        """As it is now. Raises `HaloError` for one that does not answer."""
+        return self._probe.link(worker)
+
     def rtt_s(self, worker: WorkerInfo) -> float:
         """Of its link, now. Raises `HaloError` for one that does not answer."""
-        return self._probe.rtt_s(worker.worker)
+        return self._probe.rtt_s(worker)

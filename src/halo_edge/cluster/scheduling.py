@@ -34,6 +34,8 @@ from halo_edge.sync.ids import ROOT, DeviceId
 from halo_edge.sync.peer import LinkReport
 
 MAX_MEASURED_AT_ONCE: Final = 16
+# How often links are looked at over which there are no rounds.
+IDLE_PROBE_S: Final = 60.0
 
 
 class Rounds(Protocol):
@@ -49,9 +51,11 @@ class Rounds(Protocol):
 
 
 class Measures(Protocol):
-    """What can be found out of workers, `Measuring`. Both raise `HaloError`."""
+    """What can be found out of workers, `Measuring`. All raise `HaloError`."""
 
     def device(self, worker: WorkerInfo) -> Measured: ...
+
+    def link(self, worker: WorkerInfo) -> Link: ...
 
     def rtt_s(self, worker: WorkerInfo) -> float: ...
 
@@ -84,6 +88,7 @@ class Scheduling:
         self.outlook: Outlook | None = None
         """Once the plan in use was looked at. Any thread may ask."""
         self._seen = -1  # rounds of one token
+        self._probed_at = -math.inf
         self._make_devices = devices
         self._replanning = replanning
         self._measures = measures
@@ -145,6 +150,7 @@ class Scheduling:
         self._seen = rounds
         numbers = list(workers)
         self._hear(workers)
+        self._probe_idle({d: workers[d] for d in numbers if d not in plan.workers}, now)
         in_use = _of(plan, numbers)
         cluster, workload = self._devices.cluster(numbers), self._replanning.workload
         in_use = Predictions(cluster, workload).as_sent(in_use)
@@ -180,6 +186,16 @@ class Scheduling:
                 heard[device] = self._ask(worker.worker)
                 self._devices.round_trip(device, self._measures.rtt_s(worker))
         self._look_at(heard)
+
+    def _probe_idle(self, workers: Workers, now: float) -> None:
+        """Those without a share: their links may have become better, or worse."""
+        if now - self._probed_at < IDLE_PROBE_S:
+            return
+        if self._probed_at > -math.inf:  # they were probed as they came
+            for device, worker in workers.items():
+                with contextlib.suppress(HaloError):
+                    self._devices.probed(device, self._measures.link(worker))
+        self._probed_at = now
 
     def _look_at(self, workers: Workers) -> None:
         rounds = self.rounds

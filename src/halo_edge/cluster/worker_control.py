@@ -19,6 +19,7 @@ from typing import Final
 import zenoh
 
 from halo_edge.cluster import control
+from halo_edge.cluster.burst import BurstTask, send_burst
 from halo_edge.cluster.link_probe import PROBE_BYTES
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
@@ -127,6 +128,7 @@ class WorkerControl:
             session.declare_queryable(f"{key}/tile/*", self._on_tile),
             session.declare_queryable(f"{key}/clock", self._on_clock),
             session.declare_queryable(f"{key}/echo", self._on_echo),
+            session.declare_queryable(f"{key}/burst", self._on_burst),
             session.declare_queryable(f"{key}/benchmark", self._on_benchmark),
             session.declare_queryable(f"{key}/trace", self._on_trace),
             session.liveliness().declare_token(key),
@@ -200,6 +202,16 @@ class WorkerControl:
                 query.reply_err(b"that is too much to say again")
                 return
             query.reply(query.key_expr, question)
+
+    def _on_burst(self, query: zenoh.Query) -> None:
+        with query:
+            try:
+                question = query.payload.to_bytes() if query.payload is not None else b""
+                send_burst(decode(question, BurstTask, "a root"))
+            except HaloError as error:
+                query.reply_err(str(error).encode())
+                return
+            query.reply(query.key_expr, b"sent")
 
     def _on_fill(self, query: zenoh.Query) -> None:
         with query:
