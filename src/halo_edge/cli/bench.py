@@ -198,13 +198,18 @@ def _run(experiment: AnyExperiment, options: BenchOptions) -> None:
     model = _model(experiment, options.model)
     with tempfile.TemporaryDirectory(prefix="halo-bench-") as directory:
         profile = own_profile(model) if experiment.uses_profile else None
-        if profile is None and experiment.uses_profile and experiment.model is not None:
-            profile = lent_profile(model, model_path(None), Path(directory))
+        if profile is not None:
+            _note(f"{model.name} has a profile of its own, which is used: {profile}")
+        elif experiment.uses_profile and experiment.model is not None:
+            lender = model_path(None)
+            profile = lent_profile(model, lender, Path(directory))
+            if profile is not None:
+                _note(f"{model.name} has no profile; it is lent the damages of {lender.name}")
         _measure(experiment, Settings(model, size, options.quick, profile), options)
 
 
 def _measure(experiment: AnyExperiment, settings: Settings, options: BenchOptions) -> None:
-    measured = measure(experiment, settings, lambda line: notes.print(escape(line), style="dim"))
+    measured = measure(experiment, settings, _note)
     result = document(experiment, settings, measured)
     if options.out is not None:
         _write(experiment, result, options.out)
@@ -214,6 +219,10 @@ def _measure(experiment: AnyExperiment, settings: Settings, options: BenchOption
         print(f"\n{experiment.table(measured.rows)}\n", flush=True)
     for warning in measured.warnings:
         notes.print(f"warning: {escape(warning)}", style="yellow", soft_wrap=True)
+
+
+def _note(line: str) -> None:
+    notes.print(escape(line), style="dim", soft_wrap=True)
 
 
 def _model(experiment: AnyExperiment, model: str | None) -> Path:
