@@ -70,12 +70,18 @@ def test_a_generation_explained(demo_model: Path, tmp_path: Path, workers: int) 
 
     rounds = {(r["args"]["step"], r["args"]["layer"]): r for r in by_name[1, "round"]}
     assert len(rounds) == (N_TOKENS * N_LAYERS if workers else 0)
+    # Where others take the processors a worker may be late: then the root computes for it, and it
+    # may leave that round out.
+    waited_for = rounds.keys() - {
+        (event["args"]["step"], event["args"]["layer"]) for event in by_name[1, "stand in"]
+    }
+    assert not workers or waited_for
     for worker in range(workers):
         slack = devices[1 + worker]["clock_uncertainty_us"] * 1000
         computed = {(e["args"]["step"], e["args"]["layer"]): e for e in by_name[2 + worker, "FFN"]}
-        assert computed.keys() == rounds.keys()
-        for key, event in computed.items():
-            inner, outer = nanoseconds(event), nanoseconds(rounds[key])
+        assert waited_for <= computed.keys() <= rounds.keys()
+        for key in waited_for:
+            inner, outer = nanoseconds(computed[key]), nanoseconds(rounds[key])
             assert outer[0] - slack <= inner[0] <= inner[1] <= outer[1] + slack
 
 
