@@ -10,13 +10,13 @@ import pytest
 from tests.cluster.worker_infos import info
 
 from halo_edge.cluster import link_probe
-from halo_edge.cluster.burst import BURST, DATAGRAM_BYTES, Arrival, BurstTask
 from halo_edge.cluster.link_probe import PROBE_BYTES, LinkProbe
+from halo_edge.cluster.packet_train import DATAGRAM_BYTES, TRAIN, Arrival, TrainTask
 from halo_edge.errors import HaloError
 
 
 class Network:
-    """Questions take so long; every third one, half a second more. Of each burst the datagrams of
+    """Questions take so long; every third one, half a second more. Of each train the datagrams of
     `come` come."""
 
     def __init__(self, rtt_s: float, bytes_per_s: float, come: Sequence[int] = ()) -> None:
@@ -34,15 +34,15 @@ class Network:
         self.now += 0.0 if len(self.asked) % 3 else 0.5
         return question
 
-    def burst(self, address: str, ask: Callable[[BurstTask], None]) -> list[Arrival]:
-        ask(BurstTask(address=address, port=1, token=bytes(16), datagrams=BURST))
+    def train(self, address: str, ask: Callable[[TrainTask], None]) -> list[Arrival]:
+        ask(TrainTask(address=address, port=1, token=bytes(16), datagrams=TRAIN))
         return [Arrival(i, self.now + i * (DATAGRAM_BYTES + 42) / self._rate) for i in self._come]
 
 
 def probe(monkeypatch: pytest.MonkeyPatch, network: Any) -> LinkProbe:
     monkeypatch.setattr(link_probe, "time", network)
     monkeypatch.setattr("halo_edge.cluster.control.ask", network.ask)
-    monkeypatch.setattr("halo_edge.cluster.burst.receive_burst", network.burst)
+    monkeypatch.setattr("halo_edge.cluster.packet_train.receive_train", network.train)
     return LinkProbe(None, "home")  # type: ignore[arg-type]
 
 
@@ -54,15 +54,15 @@ def test_the_best_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
     assert link.up.bytes_per_s == pytest.approx(2.5e6, rel=0.01)
     assert link.up.loss == 0
     keys = [key.removeprefix("halo/home/worker/w1/") for key, _ in network.asked]
-    assert set(keys) == {"echo", "burst"}
-    assert keys.count("burst") == 1, "after one of which nothing came"
+    assert set(keys) == {"echo", "packet-train"}
+    assert keys.count("packet-train") == 1, "after one of which nothing came"
     assert max(nbytes for _, nbytes in network.asked) == PROBE_BYTES
 
 
-def test_bursts_say_what_is_lost_and_how_fast_the_rest_comes(
+def test_trains_say_what_is_lost_and_how_fast_the_rest_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    network = Network(0.004, 2.5e6, [i for i in range(BURST) if i % 4 != 1])
+    network = Network(0.004, 2.5e6, [i for i in range(TRAIN) if i % 4 != 1])
     link = probe(monkeypatch, network).link(info("w1"))
     assert link.up.loss == link.down.loss == pytest.approx(0.25)
     assert link.up.bytes_per_s == pytest.approx(2.5e6, rel=0.01)

@@ -83,8 +83,8 @@ def test_its_link_is_probed(told: Told) -> None:
     link = LinkProbe(told.root, "test").link(info("w"))
     assert link.up.loss == 0
     assert link.up.bytes_per_s > 1e4
-    with pytest.raises(HaloError, match="malformed BurstTask"):
-        control.ask(told.root, f"{KEY}/burst", b"{}", DEADLINE_S)
+    with pytest.raises(HaloError, match="malformed TrainTask"):
+        control.ask(told.root, f"{KEY}/packet-train", b"{}", DEADLINE_S)
 
 
 def test_nobody_answers_in_time(told: Told) -> None:

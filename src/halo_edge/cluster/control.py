@@ -1,8 +1,9 @@
 """The control plane: Zenoh sessions, the keys under which things are found, and questions.
 
 Keys: `halo/CLUSTER/worker/ID` (liveliness; `/info`, `/assign`, `/fill`, `/tile/SHA256`, `/clock`,
-`/echo`, `/burst`, `/benchmark` and `/trace` answer questions) and `halo/CLUSTER/root/SESSION`
-(liveliness; `/shard/SHA256` answers with the bytes of a shard, or of a regression).
+`/echo`, `/packet-train`, `/benchmark` and `/trace` answer questions) and
+`halo/CLUSTER/root/SESSION` (liveliness; `/shard/SHA256` answers with the bytes of a shard, or of a
+regression).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How fast a worker's link is, and what it loses, while there are no rounds over it.
 
 Round trips are asked over the control plane. That is TCP, so on a bad link some questions take
-long; of several the best counts. Rates and losses are those of bursts of datagrams, and where none
+long; of several the best counts. Rates and losses are those of packet trains, and where none
 comes (a firewall that lets them out, but not in), the rate is TCP's. Rounds themselves say little
 of a link's own time: whoever answers computes first, and whoever receives is busy meanwhile.
 """
@@ -15,7 +15,7 @@ from typing import Final
 
 import zenoh
 
-from halo_edge.cluster import burst, control
+from halo_edge.cluster import control, packet_train
 from halo_edge.cluster.addresses import local_address_towards
 from halo_edge.cluster.assigning import address_of
 from halo_edge.cluster.messages import WorkerInfo, encode
@@ -25,7 +25,7 @@ from halo_edge.plan.link import Link
 PROBE_BYTES: Final = 1 << 16
 """Each way; the most that a worker echoes."""
 PROBES: Final = 3
-BURSTS: Final = 5
+TRAINS: Final = 5
 SMALL_PROBES: Final = 8
 PROBE_TIMEOUT_S: Final = 3.0
 # While rounds go on, whoever asks has something else to do.
@@ -50,10 +50,10 @@ class LinkProbe:
         """
         name = worker.worker
         small_s = self._best_s(name, 1, SMALL_PROBES, PROBE_TIMEOUT_S)
-        bursts = self._bursts(worker)
+        trains = self._trains(worker)
         lost, rate = 0.0, math.inf
-        if any(bursts):
-            lost, rate = burst.loss(bursts), burst.bytes_per_s(bursts) or math.inf
+        if any(trains):
+            lost, rate = packet_train.loss(trains), packet_train.bytes_per_s(trains) or math.inf
         else:
             with contextlib.suppress(HaloError):
                 large_s = self._best_s(name, PROBE_BYTES, PROBES, PROBE_TIMEOUT_S)
@@ -68,19 +68,19 @@ class LinkProbe:
         """Asked once. Raises `HaloError` for a worker that does not answer."""
         return max(0.0, self._best_s(worker.worker, 1, 1, POLL_TIMEOUT_S) - _ASKING_S)
 
-    def _bursts(self, worker: WorkerInfo) -> list[list[burst.Arrival]]:
+    def _trains(self, worker: WorkerInfo) -> list[list[packet_train.Arrival]]:
         """Until one does not come at all."""
-        key = control.worker_key(self._cluster, worker.worker) + "/burst"
+        key = control.worker_key(self._cluster, worker.worker) + "/packet-train"
 
-        def ask(task: burst.BurstTask) -> None:
+        def ask(task: packet_train.TrainTask) -> None:
             control.ask(self._session, key, encode(task), PROBE_TIMEOUT_S)
 
-        bursts: list[list[burst.Arrival]] = []
+        trains: list[list[packet_train.Arrival]] = []
         with contextlib.suppress(HaloError):
             here = local_address_towards(address_of(worker)[0])
-            while len(bursts) < BURSTS and all(bursts):
-                bursts.append(burst.receive_burst(here, ask))
-        return bursts
+            while len(trains) < TRAINS and all(trains):
+                trains.append(packet_train.receive_train(here, ask))
+        return trains
 
     def _best_s(self, worker: str, nbytes: int, times: int, timeout_s: float) -> float:
         """Raises `HaloError` if none is answered."""

@@ -19,7 +19,6 @@ from typing import Final
 import zenoh
 
 from halo_edge.cluster import control
-from halo_edge.cluster.burst import BurstTask, send_burst
 from halo_edge.cluster.link_probe import PROBE_BYTES
 from halo_edge.cluster.messages import (
     CONTROL_VERSION,
@@ -35,6 +34,7 @@ from halo_edge.cluster.messages import (
     decode,
     encode,
 )
+from halo_edge.cluster.packet_train import TrainTask, send_train
 from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask
 from halo_edge.cluster.replica_loader import lower_priority
 from halo_edge.cluster.tile_source import TileSource
@@ -128,7 +128,7 @@ class WorkerControl:
             session.declare_queryable(f"{key}/tile/*", self._on_tile),
             session.declare_queryable(f"{key}/clock", self._on_clock),
             session.declare_queryable(f"{key}/echo", self._on_echo),
-            session.declare_queryable(f"{key}/burst", self._on_burst),
+            session.declare_queryable(f"{key}/packet-train", self._on_train),
             session.declare_queryable(f"{key}/benchmark", self._on_benchmark),
             session.declare_queryable(f"{key}/trace", self._on_trace),
             session.liveliness().declare_token(key),
@@ -203,11 +203,11 @@ class WorkerControl:
                 return
             query.reply(query.key_expr, question)
 
-    def _on_burst(self, query: zenoh.Query) -> None:
+    def _on_train(self, query: zenoh.Query) -> None:
         with query:
             try:
                 question = query.payload.to_bytes() if query.payload is not None else b""
-                send_burst(decode(question, BurstTask, "a root"))
+                send_train(decode(question, TrainTask, "a root"))
             except HaloError as error:
                 query.reply_err(str(error).encode())
                 return

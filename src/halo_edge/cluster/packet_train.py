@@ -1,8 +1,7 @@
-"""What a worker's link carries, and loses, where there are no rounds: bursts of datagrams to the
-root.
+"""What a worker's link carries, and loses, where there are no rounds: packet trains to the root.
 
 TCP would say what it makes of the link: where one in seven packets is lost, a hundredth of what
-rounds get through. Datagrams sent at once come apart by as much as the slowest hop takes for each
+rounds get through. Datagrams sent at once come as far apart as the slowest hop takes for each
 (packet pairs: Keshav, SIGCOMM 1991), and those that do not come are counted.
 """
 
@@ -25,7 +24,7 @@ from halo_edge.cluster import udp
 from halo_edge.cluster.messages import Ipv4, prepare
 
 TOKEN_BYTES: Final = 16
-BURST: Final = 32
+TRAIN: Final = 32
 """Half of what a round's window lets go at once."""
 DATAGRAM_BYTES: Final = udp.MAX_PAYLOAD
 # Ethernet, IPv4 and UDP.
@@ -34,7 +33,7 @@ _HEADERS_BYTES: Final = 42
 _LEAST_APART: Final = 8
 # After the last of those that came, nothing more is expected.
 _SILENCE_S: Final = 0.25
-# Of a burst, on a link of a few hundred kbit/s.
+# Of a train, on a link of a few hundred kbit/s.
 _DEADLINE_S: Final = 3.0
 _HEAD: Final = struct.Struct(f"<{TOKEN_BYTES}sH")
 # Linux: nanoseconds of when the kernel had it, not of when this process was let run.
@@ -42,7 +41,7 @@ _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("@ll")
 
 
-class BurstTask(Struct, frozen=True, kw_only=True):
+class TrainTask(Struct, frozen=True, kw_only=True):
     """The root asks a worker to send so many datagrams, marked with `token`, to where it listens.
 
     Bounded, so that nobody has a worker flood a third."""
@@ -53,7 +52,7 @@ class BurstTask(Struct, frozen=True, kw_only=True):
     datagrams: Annotated[int, Meta(ge=2, le=64)]
 
 
-prepare(BurstTask)
+prepare(TrainTask)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Arrival:
     at_s: float
 
 
-def send_burst(task: BurstTask) -> None:
+def send_train(task: TrainTask) -> None:
     """At the worker. What cannot be sent is lost, as the network may lose it."""
     rest = bytes(DATAGRAM_BYTES - _HEAD.size)
     datagrams = [_HEAD.pack(task.token, index) + rest for index in range(task.datagrams)]
@@ -75,18 +74,18 @@ def send_burst(task: BurstTask) -> None:
                 sock.send(datagram)
 
 
-def receive_burst(local_address: str, ask: Callable[[BurstTask], None]) -> list[Arrival]:
-    """At the root: what comes of a burst, at most `BURST`. `ask` has it sent, and returns when it
+def receive_train(local_address: str, ask: Callable[[TrainTask], None]) -> list[Arrival]:
+    """At the root: what comes of a train, at most `TRAIN`. `ask` has it sent, and returns when it
     was. Raises `HaloError` where no port can be had, and what `ask` raises."""
     token = os.urandom(TOKEN_BYTES)
     with udp.bind(local_address, 0) as sock:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         port = sock.getsockname()[1]
-        ask(BurstTask(address=local_address, port=port, token=token, datagrams=BURST))
+        ask(TrainTask(address=local_address, port=port, token=token, datagrams=TRAIN))
         found: dict[int, Arrival] = {}
         deadline_s = time.monotonic() + _DEADLINE_S
-        while len(found) < BURST and (left_s := deadline_s - time.monotonic()) > 0:
+        while len(found) < TRAIN and (left_s := deadline_s - time.monotonic()) > 0:
             if not select.select((sock,), (), (), min(_SILENCE_S, left_s))[0]:
                 break
             arrival = _receive(sock, token)
@@ -95,18 +94,18 @@ def receive_burst(local_address: str, ask: Callable[[BurstTask], None]) -> list[
     return list(found.values())
 
 
-def loss(bursts: Sequence[Sequence[Arrival]]) -> float:
-    """The share of these bursts that did not come."""
-    return 1 - sum(map(len, bursts)) / (BURST * len(bursts))
+def loss(trains: Sequence[Sequence[Arrival]]) -> float:
+    """The share of these trains that did not come."""
+    return 1 - sum(map(len, trains)) / (TRAIN * len(trains))
 
 
-def bytes_per_s(bursts: Sequence[Sequence[Arrival]]) -> float | None:
+def bytes_per_s(trains: Sequence[Sequence[Arrival]]) -> float | None:
     """The rate at which they came, headers counted; None where too few did. The median: a sender
     that was not let run in between looks slow, and several that a radio carries in one frame,
     fast."""
     rates = []
-    for burst in bursts:
-        arrivals = sorted(burst, key=lambda arrival: arrival.at_s)
+    for train in trains:
+        arrivals = sorted(train, key=lambda arrival: arrival.at_s)
         if arrivals:
             apart = arrivals[-1].index - arrivals[0].index
             took_s = arrivals[-1].at_s - arrivals[0].at_s
@@ -116,7 +115,7 @@ def bytes_per_s(bursts: Sequence[Sequence[Arrival]]) -> float | None:
 
 
 def _receive(sock: socket.socket, token: bytes) -> Arrival | None:
-    """None for what is none of the burst's."""
+    """None for what is none of the train's."""
     try:
         data, ancillary, _, _ = sock.recvmsg(DATAGRAM_BYTES, socket.CMSG_SPACE(_TIMESPEC.size))
     except OSError:
@@ -125,7 +124,7 @@ def _receive(sock: socket.socket, token: bytes) -> Arrival | None:
     if len(data) != DATAGRAM_BYTES:
         return None
     marked, index = _HEAD.unpack_from(data)
-    if marked != token or index >= BURST:
+    if marked != token or index >= TRAIN:
         return None
     for level, kind, value in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(value) == _TIMESPEC.size:
