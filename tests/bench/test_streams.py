@@ -36,6 +36,7 @@ def test_what_a_prompt_adds() -> None:
     came = Came([first[:4], second[:4]], 1.0, 3.6, 4.6)
     sample = sample_of(came, with_prompt=True)
     assert sample.added_ms == pytest.approx(250)
+    assert sample.usual_added_ms == pytest.approx(175), "of 1.25 and 1.1 s"
     assert sample.ttft_s == Reading(pytest.approx(1.0), cut_short=True)
 
 

@@ -96,6 +96,7 @@ class Row:
     ttft_s: float | None
     ttft_at_least_s: float | None
     repetitions: int
+    usual_added_ms: float | None = None
 
 
 def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
@@ -231,6 +232,7 @@ def _rows(taken: Mapping[Case, Sequence[Sample]]) -> list[Row]:
                 ttft_s=ttft.value if ttft is not None else None,
                 ttft_at_least_s=ttft.at_least if ttft is not None else None,
                 repetitions=tpot.repetitions,
+                usual_added_ms=_middle([sample.usual_added_ms for sample in samples]),
             )
         )
     return rows
@@ -256,6 +258,7 @@ def _table(rows: Sequence[Row]) -> str:
         Column[Row]("p99 / median gap", lambda row: markdown.ratio(row.unevenness)),
         Column[Row]("longest gap, ms", lambda row: markdown.number(row.before_ms)),
         Column[Row]("added by the prompt, ms", lambda row: markdown.number(row.added_ms)),
+        Column[Row]("to the median gap, ms", lambda row: markdown.number(row.usual_added_ms)),
         Column[Row]("its TTFT, s", lambda row: markdown.median(row.ttft_s, row.ttft_at_least_s)),
     )
     return markdown.table(columns, rows)

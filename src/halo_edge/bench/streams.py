@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
 
 from halo_edge.bench.http_client import Came
@@ -20,7 +20,8 @@ class Sample:
     """`tpot_ms`: of a stream; `tokens_per_s`: of all together; `unevenness`: p99 gap / median gap
     of the stream where that is most. `run_ms`: TPOT of `halo run`; `overhead`: how often that
     serving took. `before_ms`, `during_ms`: the longest gap of any stream, before the prompt came
-    and while it was computed; `ttft_s`: its own."""
+    and while it was computed; `usual_added_ms`: what it added to the median of all streams' gaps;
+    `ttft_s`: its own."""
 
     tpot_ms: float
     tokens_per_s: float
@@ -29,6 +30,7 @@ class Sample:
     overhead: float | None = None
     before_ms: float | None = None
     during_ms: float | None = None
+    usual_added_ms: float | None = None
     ttft_s: Reading | None = None
 
     @property
@@ -57,10 +59,12 @@ def sample_of(came: Came, *, with_prompt: bool) -> Sample:
         return sample
     until_s = came.end_s if came.first_s is None else came.first_s
     during = [_gaps_over(times, end_s, until_s) for times in came.streams]
+    before_s, during_s = list(chain(*gaps)), list(chain(*during))
     return replace(
         sample,
-        before_ms=1e3 * max(map(max, gaps)),
-        during_ms=1e3 * max(max(each, default=0.0) for each in during),
+        before_ms=1e3 * max(before_s),
+        during_ms=1e3 * max(during_s, default=0.0),
+        usual_added_ms=1e3 * (median(during_s) - median(before_s)) if during_s else None,
         ttft_s=Reading(until_s - end_s, cut_short=came.first_s is None),
     )
 
