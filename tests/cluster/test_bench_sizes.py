@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_edge.cluster.bench_rounds import WORKERS
-from halo_edge.cluster.bench_sizes import SCRATCH_BYTES, VECTOR_BYTES, BenchSizes
+from halo_edge.cluster.bench_sizes import (
+    SCRATCH_BYTES,
+    SMALL_SHARDS,
+    VECTOR_BYTES,
+    BenchSizes,
+)
 from halo_edge.cluster.profile_message import BenchmarkTask
 from halo_edge.compute.wire import WireFormat
 from halo_edge.errors import HaloError
@@ -41,7 +45,7 @@ def test_what_is_chosen_fits(hidden: int, ffn: int, weights: int, memory_bytes: 
         sizes = BenchSizes.of(task(hidden, ffn, weights), memory_bytes)
     except HaloError:
         return
-    layer = sizes.large.nbytes + (WORKERS + 1) * sizes.small.nbytes
+    layer = sizes.large.nbytes + SMALL_SHARDS * sizes.small.nbytes
     scratch = SCRATCH_BYTES * sizes.large.neurons + VECTOR_BYTES * hidden
     assert sizes.layers >= 1
     assert sizes.layers * layer + PREFILL_CHUNK * scratch <= memory_bytes
@@ -51,7 +55,7 @@ def test_what_is_chosen_fits(hidden: int, ffn: int, weights: int, memory_bytes: 
 @pytest.mark.parametrize(("hidden", "ffn"), [(2048, 5632), (576, 1536), (4096, 11008)])
 def test_real_models_use_most_of_it(hidden: int, ffn: int) -> None:
     sizes = BenchSizes.of(task(hidden, ffn), 48 * MB)
-    used = sizes.layers * (sizes.large.nbytes + (WORKERS + 1) * sizes.small.nbytes)
+    used = sizes.layers * (sizes.large.nbytes + SMALL_SHARDS * sizes.small.nbytes)
     assert used > 30 * MB
     assert sizes.layers >= 2
     assert 4 * sizes.small.neurons == pytest.approx(sizes.large.neurons, rel=0.2)

@@ -55,6 +55,15 @@ def test_once(tmp_path: Path, made: list[int]) -> None:
     assert made == [1, 2, 1]
 
 
+def test_one_of_another_edition_is_not_used(
+    tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Benchmarks(tmp_path, 1).of(TASK, None)
+    monkeypatch.setattr(benchmark_cache, "EDITION", benchmark_cache.EDITION + 1)
+    Benchmarks(tmp_path, 1).of(TASK, None)
+    assert made == [1, 1]
+
+
 def test_each_process_finds_out_how_fast_its_storage_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

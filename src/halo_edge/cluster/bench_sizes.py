@@ -23,13 +23,15 @@ from halo_edge.plan.workload import PREFILL_CHUNK
 SCRATCH_BYTES: Final = 16
 # Of every token and value of x: x itself, once more as it is multiplied with, and the result.
 VECTOR_BYTES: Final = 12
-# A layer is one large shard, and one of a quarter of its neurons for each device of the rounds.
+# A layer is one large shard, and small ones of a quarter of its neurons: for each device of the
+# rounds (`bench_rounds.py`), and for the worker of those that are as in a session.
 SMALL_SHARE: Final = 4
+SMALL_SHARDS: Final = WORKERS + 2
 
 
 @dataclass(frozen=True)
 class BenchSizes:
-    """`layers`: the most there may be, of one `large` shard and `WORKERS` + 1 `small` ones each."""
+    """`layers`: the most there may be, of one `large` shard and `SMALL_SHARDS` `small` ones."""
 
     large: ShardSpec
     small: ShardSpec
@@ -48,10 +50,12 @@ class BenchSizes:
             raise HaloError(f"no device can be measured with this model: {error}") from None
         room = memory_bytes - PREFILL_CHUNK * VECTOR_BYTES * task.hidden
         scratch_bytes = PREFILL_CHUNK * SCRATCH_BYTES * unit
-        # Two layers, each twice as large as its large shard, and the scratch of that.
-        units = max(2, min(task.ffn // 2 // unit, room // (4 * unit_bytes + scratch_bytes)))
+        # Two layers, each of so many times its large shard, and the scratch of that.
+        times = 1 + SMALL_SHARDS / SMALL_SHARE
+        fits = int(room / (2 * times * unit_bytes + scratch_bytes))
+        units = max(2, min(task.ffn // 2 // unit, fits))
         small = max(1, units // SMALL_SHARE)
-        layer_bytes = (units + (WORKERS + 1) * small) * unit_bytes
+        layer_bytes = (units + SMALL_SHARDS * small) * unit_bytes
         layers = (room - units * scratch_bytes) // layer_bytes
         if layers < 1:
             raise HaloError(

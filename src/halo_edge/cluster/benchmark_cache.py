@@ -29,6 +29,8 @@ from halo_edge.plan.device_profile import DeviceProfile
 BELIEVED_S: Final = 7 * 86400.0
 MAX_BYTES: Final = 1 << 16
 MIN_MEMORY_BYTES: Final = 4 << 20
+EDITION: Final = 2
+"""Of what is measured, and how; one that was kept of another is not used."""
 BUSY: Final = 1.5
 """Processes that want to run, for each core, on average over the last minute: where there are more,
 what is measured is used, and not kept. CPU time, too, depends on what else is in the caches."""
@@ -67,7 +69,7 @@ class Benchmarks:
             return profile
 
     def _path(self, task: BenchmarkTask) -> Path:
-        what = (__version__, os.uname().machine, socket.gethostname(), self._threads)
+        what = (__version__, EDITION, os.uname().machine, socket.gethostname(), self._threads)
         key = ContentHash()
         key.update(repr(what).encode() + msgspec.json.encode(task))
         return self._directory / f"benchmark-{key.hexdigest()[:32]}.json"

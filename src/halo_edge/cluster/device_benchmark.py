@@ -2,7 +2,9 @@
 
 The numbers that `lab/host_profile.py` takes some seconds for, from the same rounds
 (`bench_rounds.py`), but for one model's matrices, on any number of threads, in bounded memory and
-time. Three numbers that only a root needs are estimated; `sources` says so.
+time. Those rounds are made of pieces, one after another; how much longer whole ones take, as they
+are in a session (`bench_session.py`), goes for all pieces. Three numbers that only a root needs are
+estimated; `sources` says so.
 
 Times are CPU time of the calling thread, so that neither a quota nor other processes on its core
 make a device look slow; how much of it there is to use is for `limits.py` to say. With several
@@ -21,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_edge.cluster.bench_rounds import WORKERS, BenchRounds
-from halo_edge.cluster.bench_sizes import BenchSizes
+from halo_edge.cluster.bench_session import BenchSession
+from halo_edge.cluster.bench_sizes import SMALL_SHARDS, BenchSizes
 from halo_edge.cluster.bench_weights import bench_weights
 from halo_edge.cluster.freed_memory import give_memory_back
 from halo_edge.cluster.profile_message import BenchmarkTask
@@ -40,12 +43,16 @@ MEMORY_BYTES: Final = 48 << 20
 # CPU time; and time by the clock, which comes first where there is a quota of a quarter of a core.
 BUDGET_S: Final = 1.0
 DEADLINE_S: Final = 4.0
-# Of both, used up when the weights have been made, and when the rounds have been.
+# Of both, used up when the weights have been made, and when the rounds have been, in pieces and
+# whole.
 WEIGHTS_SHARE: Final = 0.15
-ROUNDS_SHARE: Final = 0.5
+ROUNDS_SHARE: Final = 0.4
+SESSION_SHARE: Final = 0.65
 # As many as measure well, and the fewest that measure at all.
 ROUNDS: Final = 120
 MIN_ROUNDS: Final = 3
+# The first find nothing in the caches, and build what is kept from then on.
+WARM_UP: Final = 2
 PREFILLS: Final = 3
 WAKE_UPS: Final = 20
 REST_S: Final = 0.0003
@@ -115,8 +122,8 @@ class _Allowance:
 
 class _Benchmark:
     """Weights of some layers, each a large shard for `_large` and small ones for the devices of
-    the rounds, and the laps of what was done with them: those of `BenchRounds`, of which "part" is
-    a small shard, "large", "prefill" and "wake"."""
+    the rounds, the last for the worker of whole ones; and the laps of what was done with them:
+    those of `BenchRounds`, of which "part" is a small shard, "large", "prefill" and "wake"."""
 
     def __init__(
         self, task: BenchmarkTask, sizes: BenchSizes, threads: int, allowance: _Allowance
@@ -125,6 +132,7 @@ class _Benchmark:
         self._allowance = allowance
         self._watch = watch = Stopwatch(time.thread_time)
         self._graph_s = watch.typical_s if threads == 1 else watch.quick_s
+        self._task = task
         self._runtime = Runtime(threads)
         self._codecs = (
             WireCodec(task.x_wire, task.hidden),
@@ -135,7 +143,7 @@ class _Benchmark:
         # Small, so that products of weights drawn for speed stay finite.
         self._x[:] = 1e-3 * np.random.default_rng(0).standard_normal(task.hidden, np.float32)
         large: list[LayerWeights] = []
-        self._small: list[list[LayerWeights]] = [[] for _ in range(WORKERS + 1)]
+        self._small: list[list[LayerWeights]] = [[] for _ in range(SMALL_SHARDS)]
         self._large = self._graphs(large)
         while not large or (len(large) < sizes.layers and allowance.used < WEIGHTS_SHARE):
             large.append((bench_weights(sizes.large),))
@@ -148,6 +156,7 @@ class _Benchmark:
         """Measures everything."""
         self._rounds()
         self._wake_ups()
+        whole = self._whole_rounds()
         prefilled = self._prefill()
         typical_s, large, small = self._watch.typical_s, self._sizes.large, self._sizes.small
         large_s, small_s = self._graph_s("large"), self._graph_s("part")
@@ -169,22 +178,23 @@ class _Benchmark:
             graph_s=graph_s,
             attention_s=REFERENCE_ATTENTION_S * slower,
             token_s=REFERENCE_TOKEN_S * slower,
-            encode_s=typical_s("encode"),
-            add_s=max(0.0, self._graph_s("add") - graph_s) / WORKERS,
-            round_s=typical_s("round"),
-            serve_s=typical_s("serve"),
-            seal_s=typical_s("seal"),
-            send_s=typical_s("send"),
-            receive_s=typical_s("receive"),
+            encode_s=whole * typical_s("encode"),
+            add_s=whole * max(0.0, self._graph_s("add") - graph_s) / WORKERS,
+            round_s=whole * typical_s("round"),
+            serve_s=whole * typical_s("serve"),
+            seal_s=whole * typical_s("seal"),
+            send_s=whole * typical_s("send"),
+            receive_s=whole * typical_s("receive"),
             crypto_s_per_byte=0.0,
-            wake_s=typical_s("wake"),
+            wake_s=whole * typical_s("wake"),
             sources=_sources(flop_is_measured=prefilled is not None),
         )
 
     def _rounds(self) -> None:
         watch = self._watch
         x, out = self._x, self._out
-        with BenchRounds(self._runtime, watch, self._codecs, x, out, self._small) as rounds:
+        parts = self._small[: WORKERS + 1]
+        with BenchRounds(self._runtime, watch, self._codecs, x, out, parts) as rounds:
             for n in range(ROUNDS):
                 if n >= MIN_ROUNDS and self._allowance.used > ROUNDS_SHARE:
                     break
@@ -192,6 +202,17 @@ class _Benchmark:
                 watch.start()
                 self._large.run(n % self._layers, 1)
                 watch.lap("large")
+
+    def _whole_rounds(self) -> float:
+        """How many times as long as their pieces they take."""
+        own, worker = self._small[0], self._small[-1]
+        with BenchSession(self._runtime, self._task, self._x, self._out, own, worker) as session:
+            for n in range(ROUNDS):
+                if n >= WARM_UP + MIN_ROUNDS and self._allowance.used > SESSION_SHARE:
+                    break
+                session.round(n % self._layers)
+                self._large.run(n % self._layers, 1)
+        return session.took_s(WARM_UP) / session.pieces_s(self._watch.typical_s)
 
     def _wake_ups(self) -> None:
         """Falling asleep is in it, too; the timer stands in for a datagram."""
