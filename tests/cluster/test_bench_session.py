@@ -78,5 +78,8 @@ def test_what_its_pieces_would_take(bench: Bench) -> None:
 def test_a_loopback_that_carries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_session, "_STALL_TIMEOUT_S", 0.01)
     monkeypatch.setattr(bench_session.udp.UdpRootLink, "send", lambda *_: None)
-    with Bench().session as session, pytest.raises(HaloError, match="over loopback has not answered"):
+    with (
+        Bench().session as session,
+        pytest.raises(HaloError, match="over loopback has not answered"),
+    ):
         session.round(0)

@@ -6,8 +6,11 @@ import pytest
 from tests.plan.clusters import TINYLLAMA, free
 
 from halo_edge.plan.costs import Costs
-from halo_edge.plan.device import Device, SharedCores
+from halo_edge.plan.device import Cluster, Device, SharedCores
+from halo_edge.plan.link import Link
 from halo_edge.plan.observed import OVERHEAD, Allowance, Observed
+from halo_edge.plan.schedule import schedule
+from halo_edge.plan.workload import Workload
 
 ROUNDS = 1_000_000
 BENCHMARK = free(memory_bytes_per_s=1e9, graph_s=1e-5, attention_s=1e-4, token_s=1e-3)
@@ -77,3 +80,36 @@ def test_the_protocol_takes_longer_in_place() -> None:
     assert one.device().profile.seal_s == pytest.approx(4e-5, rel=0.01)
     one.protocol(round_s=1.0, expected_s=0.0, rounds=ROUNDS)
     assert one.device().profile.wake_s == pytest.approx(4e-4, rel=0.01)
+
+
+@pytest.mark.parametrize("off_by", [0.5, 1.0, 2.0])
+def test_a_slow_root_gives_its_work_away_though_it_knows_of_no_round(off_by: float) -> None:
+    """0.3 of a core, two workers with 0.6: alone it would learn nothing of rounds, so the first
+    plan has to be right, even where the benchmark is not. The pieces are those of such a root."""
+    benchmark = free(
+        memory_bytes_per_s=10e9,
+        flop_per_s=50e9,
+        kv_bytes_per_s=1e9,
+        graph_s=30e-6,
+        attention_s=100e-6,
+        token_s=1e-3,
+        encode_s=off_by * 45e-6,
+        add_s=off_by * 3e-6,
+        round_s=off_by * 110e-6,
+        serve_s=off_by * 30e-6,
+        seal_s=off_by * 45e-6,
+        send_s=off_by * 30e-6,
+        receive_s=off_by * 85e-6,
+        wake_s=off_by * 90e-6,
+    )
+    devices = []
+    for i, quota in enumerate((0.3, 0.6, 0.6)):
+        one = Observed(f"n{i}", benchmark, TINYLLAMA)
+        one.link = Link.alike(rtt_s=0.001)
+        one.allowance = Allowance(quota)
+        devices.append(one)
+    devices[0].root(layer_s=740e-6, step_s=6e-3, rounds=ROUNDS)
+    devices[0].ffn(TINYLLAMA.ffn, cpu_s=2e-3, wall_s=7e-3, rounds=ROUNDS)
+    cluster = Cluster(tuple(one.device() for one in devices))
+    found = schedule(cluster, Workload(TINYLLAMA))
+    assert len(found.plan.shares[0]) < TINYLLAMA.partition.n_groups / 4

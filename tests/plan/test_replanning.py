@@ -126,6 +126,28 @@ def test_a_gain_that_costs_more_is_not_worth_it() -> None:
     assert moving_s(thin, WORKLOAD, equal, split(88, [0.25, 0.25, 0.5, 1])) > 600
 
 
+def test_a_protocol_that_turns_out_to_be_cheaper() -> None:
+    """At first so dear that the root does all; the plan for what it is then brings workers in."""
+
+    def with_protocol(factor: float) -> Cluster:
+        names = ("encode_s", "round_s", "serve_s", "seal_s", "send_s", "receive_s", "wake_s")
+        devices = []
+        for device in FOUR.devices:
+            profile = device.profile
+            dearer: Any = {name: factor * getattr(profile, name) for name in names}
+            devices.append(replace(device, profile=replace(profile, **dearer)))
+        return Cluster(tuple(devices))
+
+    replanning = Replanning(WORKLOAD)
+    dear = with_protocol(100)
+    plan = replanning.plan(dear).plan
+    assert not plan.workers
+    assert replanning.better(dear, plan, 0.0) is None
+    assert replanning.better(FOUR, plan, 1.0) is None
+    found = replanning.better(FOUR, plan, 1.0 + STEADY_S)
+    assert found is not None and found.plan.workers
+
+
 def test_what_moves() -> None:
     before, after = split(12, [1, 1, 1, 1]), split(12, [1, 2, 0, 1])
     assert [(each.device, each.groups) for each in moved(before, after)] == [(1, 3)]

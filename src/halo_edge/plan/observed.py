@@ -16,7 +16,7 @@ from halo_edge.plan.estimate import Estimate
 from halo_edge.plan.link import Link
 from halo_edge.plan.model_shape import ModelShape
 
-OVERHEAD: Final = 1.5
+OVERHEAD: Final = 1.2
 """So much longer than in a benchmark the protocol takes in place, until there are rounds to say so:
 caches are cold, and a real network card costs more than loopback (docs/planning.md)."""
 _PROTOCOL: Final = (

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from halo_edge.errors import HaloError
 from halo_edge.plan.device import Cluster, Device
+from halo_edge.plan.device_profile import DeviceProfile
 from halo_edge.plan.plan import Plan
 from halo_edge.plan.prediction import Prediction, Predictions
 from halo_edge.plan.schedule import LeftOut, Objective, Schedule, schedule
@@ -179,12 +180,19 @@ def _numbers(device: Device) -> tuple[float, ...]:
         device.quota * profile.memory_bytes_per_s,
         profile.attention_s + 1e-3,
         profile.token_s + 1e-2,
+        _protocol_s(profile) + 1e-4,
         float(device.memory_bytes or 0),
         device.storage_bytes_per_s or 0.0,
         *(way.delay_s + 1e-3 for way in (up, down)),
         *(1 / way.bytes_per_s + 1e-6 for way in (up, down)),
         *(way.loss + 0.05 for way in (up, down)),
     )
+
+
+def _protocol_s(profile: DeviceProfile) -> float:
+    """What a round of a datagram each way takes, at the root or a worker."""
+    once_s = profile.encode_s + profile.round_s + profile.serve_s + profile.add_s + profile.wake_s
+    return once_s + profile.seal_s + profile.send_s + profile.receive_s
 
 
 def _changed(before: _Known, after: _Known) -> bool:
