@@ -18,6 +18,7 @@ from halo_edge.lab.profiles import load_profile
 from halo_edge.lab.shapes import read_shape
 from halo_edge.plan.link import Link
 from halo_edge.plan.observed import Observed
+from halo_edge.plan.plan import Plan
 from halo_edge.plan.replanning import STEADY_S, Replanning, moved
 from halo_edge.plan.workload import Workload
 from halo_edge.sync.ids import DeviceId
@@ -229,6 +230,21 @@ def test_what_rounds_take_beside_the_ffn(session: Session) -> None:
     device = session.devices.cluster([A]).devices[1]
     assert device.profile.serve_s > 2 * before
     assert device.link.up.delay_s + device.link.down.delay_s == pytest.approx(0.0005)
+
+
+def test_a_root_alone_learns_what_rounds_take_it(session: Session) -> None:
+    """It encodes x and keeps its books as if there were workers: half as long as was thought."""
+    workers = {A: info("a")}
+    session.scheduling.plan(workers)
+    before = session.devices.cluster([A]).root.profile
+    rounds = Rounds({})
+    rounds.own_times = DecodeTimes(SHAPE.ffn, ROUNDS, cpu_s=0.05, wall_s=0.05)
+    rounds.between.round_s = 0.05 + (before.encode_s + before.round_s) / 2
+    session.scheduling.rounds = rounds
+    alone = Plan((range(SHAPE.partition.n_groups), range(0)))
+    session.scheduling.better(alone, workers, 0.0)
+    after = session.devices.cluster([A]).root.profile
+    assert after.receive_s == pytest.approx(before.receive_s / 2, rel=0.05)
 
 
 def test_nothing_is_planned_while_nothing_is_computed(session: Session) -> None:
