@@ -84,7 +84,7 @@ def test_the_protocol_takes_longer_in_place() -> None:
 
 @pytest.mark.parametrize("off_by", [0.5, 1.0, 2.0])
 def test_a_slow_root_gives_its_work_away_though_it_knows_of_no_round(off_by: float) -> None:
-    """0.3 of a core, two workers with 0.6: alone it would learn nothing of rounds, so the first
+    """0.3 of a core, two workers with 0.6: alone it would learn nothing of them, so the first
     plan has to be right, even where the benchmark is not. The pieces are those of such a root."""
     benchmark = free(
         memory_bytes_per_s=10e9,
