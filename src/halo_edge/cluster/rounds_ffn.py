@@ -60,8 +60,11 @@ class RoundsFfn:
         lost: Callable[[], str | None],
         tracer: Tracer,
         pause: Callable[[str], None] | None = None,
+        *,
+        relaxable: bool = False,
     ) -> None:
-        """Raises `HaloError` for options that take a profile, where there is none."""
+        """`relaxable`: whether epochs may be, if not the first: one in a hurry is strict. Raises
+        `HaloError` for options that take a profile, where there is none."""
         self._link = link
         self._x = x
         self._ffn = ffn
@@ -74,7 +77,8 @@ class RoundsFfn:
         self._counts = Counts()
         self._next: Epoch | None = None
         self._epoch = epoch
-        self._may_relax = epoch.relaxable is not None  # of any epoch: one in a hurry is strict
+        self._may_relax = relaxable
+        self._strict_rounds = 0
         self._budget = Budget(options.kl_budget)
         self._on_request = False  # whether a sequence has had a budget where there is none
         self.relax(options)
@@ -113,6 +117,8 @@ class RoundsFfn:
         tracer.lap(_OWN_FFN)
         if relaxing is not None:
             relaxing.begin_round(layer, tokens)
+        elif self._wants_to_relax:
+            self._strict_rounds += 1
         if not self._collect(layer, tokens):
             return False
         tracer.lap(_RECEIVE_PARTIALS)
@@ -186,6 +192,11 @@ class RoundsFfn:
         return (following or self._epoch).workers
 
     @property
+    def relaxable(self) -> bool:
+        """Whether rounds can be relaxed from the next step on. Any thread may ask."""
+        return (self._next or self._epoch).relaxable is not None
+
+    @property
     def away(self) -> frozenset[DeviceId]:
         """The workers that are taken for gone at present. Any thread may ask."""
         return self._epoch.rounds.away
@@ -229,6 +240,7 @@ class RoundsFfn:
             chunks_filled=filled.chunks,
             chunks_taken_over=sum(counts.taken_over.values()),
             nats=filled.nats,
+            strict_rounds=self._strict_rounds,
             filled_by_device=dict(filled.by_device),
             filled_by_layer=dict(filled.by_layer),
             nats_by_layer=dict(filled.nats_by_layer),
@@ -248,12 +260,15 @@ class RoundsFfn:
                 "one with `halo calibrate`, or be strict"
             )
 
+    @property
+    def _wants_to_relax(self) -> bool:
+        return self._options.relaxes or self._on_request
+
     def _switch(self) -> None:
         epoch, self._next = self._next, None
         assert epoch is not None
         previous, self._epoch = self._epoch, epoch
         self._paused_for = None
-        self._may_relax = self._may_relax or epoch.relaxable is not None
         self._begin()
         epoch.rounds.follow(previous.rounds)
 
@@ -265,7 +280,7 @@ class RoundsFfn:
             max_copies=options.max_copies, away_after_s=AWAY_AFTER_S if stands_in else math.inf
         )
         self._relaxing = None
-        if epoch.relaxable is not None and (options.relaxes or self._on_request):
+        if epoch.relaxable is not None and self._wants_to_relax:
             self._relaxing = epoch.relaxable.relaxing(options, self._budget, self._counts.filled)
         self._ladder = Ladder(
             epoch.rounds,
