@@ -215,7 +215,7 @@ def test_the_first_tokens_do_not_wait_for_fills(
         assert cluster.overview().budget_fullness is None
         held.let.set()
         relaxable(session)
-        for _ in range(20):
+        for _ in range(8):
             logits(session)
         spent = cluster.spent
         assert cluster.overview().budget_fullness is not None
@@ -247,7 +247,7 @@ def test_a_sequence_with_a_budget_of_its_own_and_a_strict_one_beside_it(
         def errors(*sequences: int) -> list[float]:
             """Of each: how far, at most, its logits are from what they should be."""
             worst = np.zeros(len(sequences))
-            for _ in range(20):
+            for _ in range(10):
                 rows = [Rows(SequenceId(id), PROMPT, 0, 1) for id in sequences]
                 found = forward.step(rows, session.gather)
                 worst = np.maximum(worst, np.abs(found - exact).max(axis=1))
