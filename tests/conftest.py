@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -28,6 +29,10 @@ from halo_edge.model.gguf_file import GgufFile
 from halo_edge.model.hparams import HyperParameters
 from halo_edge.model.pull import DEMO_MODEL, resolve_model
 from halo_edge.model.synth import SHAPES, write_synthetic
+
+# How long an example takes on a machine that does other things says nothing.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 MakeModel = Callable[..., Path]
 

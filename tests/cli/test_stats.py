@@ -62,3 +62,10 @@ def test_the_sum_is_that_of_json() -> None:
     assert fields["fidelity"] == SPENT.fidelity
     assert (fields["chunks_recovered"], fields["chunks_filled"]) == (40, 7)
     assert (fields["chunks_taken_over"], fields["nats"]) == (5, 0.01)
+
+
+def test_rounds_that_could_not_be_relaxed_are_told() -> None:
+    spent = Spent(rounds=300, strict_rounds=60)
+    assert total(spent).startswith("300 rounds, 60 of them before fills were there; chunks: 0")
+    assert spent_fields(spent)["strict_rounds"] == 60
+    assert spent.since(Spent(rounds=100, strict_rounds=50)).strict_rounds == 10

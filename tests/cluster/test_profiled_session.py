@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.links import RootLink
+from halo_edge.cluster.messages import Transport
 from halo_edge.cluster.relaxation import RelaxOptions
-from halo_edge.cluster.root import RoundsOptions
+from halo_edge.cluster.root import Cluster, RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.compute.wire import Wire
 from halo_edge.engine.forward import Rows
@@ -32,12 +35,19 @@ from halo_edge.model.gguf_file import GgufFile
 from halo_edge.sync.ids import DeviceId
 
 PROMPT = [(7 * i) % 250 for i in range(40)]
+DEADLINE_S = 30.0
 MakeProfile = Callable[..., Profile]
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALO_EDGE_CACHE", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def fills_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody asks for a step."""
+    monkeypatch.setattr("halo_edge.cluster.first_step.IDLE_S", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +66,16 @@ def two_workers(model: Path, profile: Profile, **options: Any) -> Iterator[Sessi
     rounds = RoundsOptions(wire=Wire.F16, profile=profile, **options)
     with open_session(SessionOptions(model, 1, 512, 2, None, rounds)) as session:
         yield session
+
+
+def relaxable(session: Session) -> Cluster:
+    """Its cluster, when the fills are there."""
+    assert session.cluster is not None
+    deadline = time.monotonic() + DEADLINE_S
+    while not session.cluster.relaxable:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # it looks again; nothing is expected of how long that takes
+    return session.cluster
 
 
 @pytest.fixture
@@ -92,8 +112,8 @@ def test_fills_and_neurons_are_those_of_the_placed_profile(
 ) -> None:
     shares = {"placement": Placement.RANDOM, "split": [2, 1, 1]}
     with two_workers(f32_model, profile, **shares) as session:
-        assert session.cluster is not None
-        packing, plan = session.cluster.packing, session.cluster.plan
+        cluster = relaxable(session)
+        packing, plan = cluster.packing, cluster.plan
     neurons = [packing.partition.neuron_range(share) for share in plan.shares]
     shuffled = placed(profile, Placement.RANDOM)
     assert packing.profile is not None
@@ -121,11 +141,11 @@ def test_strict_is_exact_however_much_is_lost(f32_model: Path, profile: Profile)
     with two_workers(f32_model, profile) as session:
         clean = logits(session)
     with two_workers(f32_model, profile, wrap_link=lossy) as session:
-        assert session.cluster is not None
+        cluster = relaxable(session)
         for _ in range(5):
             np.testing.assert_allclose(logits(session), clean, atol=1e-3)
-        spent = session.cluster.spent
-    assert spent.chunks_filled == spent.nats == 0
+        spent = cluster.spent
+    assert spent.chunks_filled == spent.nats == spent.strict_rounds == 0
     assert spent.chunks_recovered + spent.chunks_taken_over > 0
 
 
@@ -135,16 +155,18 @@ def test_what_is_gone_without_is_filled_and_counted(
 ) -> None:
     layers = tuple(replace(layer, sensitivity=1e-6) for layer in profile.layers)
     gentle = replace(profile, layers=layers, special=())  # nothing is too dear to go without
-    relax = RelaxOptions(recovery=False)
+    relax = RelaxOptions(recovery=False)  # so that nothing but fills can take its place
     rounds = {"wrap_link": lossy, "relax": relax, "split": split}
     with two_workers(f32_model, gentle, **rounds) as session:
-        assert session.cluster is not None
+        cluster = session.cluster
+        assert cluster is not None
+        assert cluster.relaxable
         for _ in range(5):
             assert np.isfinite(logits(session)).all()
-        first = session.cluster.spent
-        session.cluster.relax(RelaxOptions())
+        first = cluster.spent
+        cluster.relax(RelaxOptions())
         logits(session)
-        rest = session.cluster.spent.since(first)
+        rest = cluster.spent.since(first)
     assert first.rounds == 5 * 3
     assert first.chunks_filled == sum(first.filled_by_device.values()) > 0
     assert first.nats == pytest.approx(sum(first.nats_by_layer.values()))
@@ -153,6 +175,61 @@ def test_what_is_gone_without_is_filled_and_counted(
     assert set(first.filled_by_device) == ({1, 2} if split is None else {2})
     assert first.chunks_taken_over == 0
     assert rest.chunks_filled == rest.nats == 0
+
+
+class Held:
+    """The root's asking for fills: not before it is let."""
+
+    def __init__(self) -> None:
+        self.let = threading.Event()
+
+    def __call__(self, *arguments: Any) -> dict[DeviceId, NDArray[np.float32]]:
+        assert self.let.wait(DEADLINE_S)
+        return fetch_fills(*arguments)
+
+
+@pytest.mark.parametrize("on_request", [False, True])
+def test_the_first_tokens_do_not_wait_for_fills(
+    f32_model: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, on_request: bool
+) -> None:
+    """They are strict, whoever asks for what; later ones are not."""
+    layers = tuple(replace(layer, sensitivity=1e-6) for layer in profile.layers)
+    gentle = replace(profile, layers=layers, special=())
+    held = Held()
+    monkeypatch.setattr("halo_edge.cluster.epochs.fetch_fills", held)
+    nats = 0.0 if on_request else 1.0
+    relax = RelaxOptions(kl_budget=nats, take_over=False, max_copies=1)
+    with two_workers(f32_model, gentle) as session:
+        exact = logits(session)
+        held.let.set()
+    held.let.clear()
+    with two_workers(f32_model, gentle, wrap_link=lossy, relax=relax) as session:
+        cluster = session.cluster
+        assert cluster is not None
+        if on_request:
+            cluster.open_account(0, 1.0)
+        for _ in range(3):
+            np.testing.assert_allclose(logits(session), exact, atol=1e-3)
+        assert not cluster.relaxable
+        strict = cluster.spent
+        assert cluster.overview().budget_fullness is None
+        held.let.set()
+        relaxable(session)
+        for _ in range(8):
+            logits(session)
+        spent = cluster.spent
+        assert cluster.overview().budget_fullness is not None
+    assert strict.chunks_filled == strict.nats == 0
+    assert strict.strict_rounds == spent.strict_rounds == strict.rounds == 9
+    assert spent.chunks_filled > 0
+    assert spent.nats > 0
+
+
+def test_over_tcp_fills_are_waited_for(f32_model: Path, profile: Profile) -> None:
+    """There is no other epoch to have them in."""
+    with two_workers(f32_model, profile, transport=Transport.TCP) as session:
+        assert session.cluster is not None
+        assert session.cluster.relaxable
 
 
 def test_a_sequence_with_a_budget_of_its_own_and_a_strict_one_beside_it(
@@ -165,13 +242,12 @@ def test_a_sequence_with_a_budget_of_its_own_and_a_strict_one_beside_it(
     with two_workers(f32_model, gentle) as session:
         exact = logits(session)[0]
     with two_workers(f32_model, gentle, wrap_link=lossy, relax=relax) as session:
-        cluster, forward = session.cluster, session.model.forward
-        assert cluster is not None
+        cluster, forward = relaxable(session), session.model.forward
 
         def errors(*sequences: int) -> list[float]:
             """Of each: how far, at most, its logits are from what they should be."""
             worst = np.zeros(len(sequences))
-            for _ in range(20):
+            for _ in range(10):
                 rows = [Rows(SequenceId(id), PROMPT, 0, 1) for id in sequences]
                 found = forward.step(rows, session.gather)
                 worst = np.maximum(worst, np.abs(found - exact).max(axis=1))
@@ -210,8 +286,10 @@ def test_relaxing_takes_a_profile(tiny_model: Path) -> None:
 def test_a_worker_without_neurons_has_no_fill(
     f32_model: Path, profile: Profile, fetched: list[dict[DeviceId, NDArray[np.float32]]]
 ) -> None:
-    with two_workers(f32_model, profile, split=[1, 0, 1]):
-        assert set(fetched[0]) == {2}
+    with two_workers(f32_model, profile, split=[1, 0, 1]) as session:
+        relaxable(session)
+    (fills,) = fetched
+    assert set(fills) == {2}
 
 
 def test_the_profile_of_another_model_is_refused(

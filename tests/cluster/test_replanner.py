@@ -141,6 +141,35 @@ def test_who_begins_alone_gets_a_plan(alone: Cluster) -> None:
     assert alone.told == ["plan: root 33 %, a 33 %, b 33 %; as they are"]
 
 
+def test_what_was_left_out_in_a_hurry_comes_after_the_first_step() -> None:
+    steps, asked = 1, threading.Semaphore(0)
+
+    def begun_steps() -> int:
+        asked.release()
+        return steps
+
+    found = Cluster(split(GROUPS, [1, 1, 1]))
+    found.replanner.complete_and_follow(begun_steps)
+    for _ in range(3):
+        assert asked.acquire(timeout=DEADLINE_S)
+    assert not found.carried_out
+    steps = 2
+    found.until(lambda: len(found.carried_out) == 1)
+    found.another = Planned(split(GROUPS, [1, 4, 1]), "it is better")
+    found.until(lambda: found.planned_times == 1)
+    found.replanner.close()
+    assert found.carried_out == 2 * [["a", "b"]]
+    assert found.told == ["a new plan: root 17 %, a 67 %, b 17 %; it is better"]
+
+
+def test_who_is_needed_in_the_first_step_is_replaced_in_it() -> None:
+    found = Cluster(split(GROUPS, [1, 1, 1]))
+    found.replanner.complete_and_follow(lambda: 1)
+    found.replanner.put(Needed("a"))
+    found.until(lambda: ["b"] in found.carried_out)
+    found.replanner.close()
+
+
 def test_the_first_step_is_left_alone(alone: Cluster) -> None:
     steps, asked = 1, threading.Semaphore(0)
 
@@ -160,7 +189,7 @@ def test_the_first_step_is_left_alone(alone: Cluster) -> None:
 def test_the_first_step_is_waited_for_only_so_long(
     alone: Cluster, monkeypatch: pytest.MonkeyPatch, steps: int, limit: str
 ) -> None:
-    monkeypatch.setattr(f"halo_edge.cluster.replanner.{limit}", 0.01)
+    monkeypatch.setattr(f"halo_edge.cluster.first_step.{limit}", 0.01)
     alone.replanner.plan_and_follow(lambda: steps)
     alone.until(lambda: alone.planned_times == 1)
 

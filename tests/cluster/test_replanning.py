@@ -458,6 +458,7 @@ def test_a_profile_is_no_reason_to_wait(
         cluster = session.cluster
         assert cluster is not None
         cluster.relax(RelaxOptions(**relax))
+        go_on(session, lambda: cluster.relaxable, atol=1.0)
         workers.kill("c")
         go_on(session, lambda: bool(told), atol=1.0)
         cluster.relax(RelaxOptions(**relax))
@@ -465,8 +466,9 @@ def test_a_profile_is_no_reason_to_wait(
         def assigned() -> int:
             return workers.said("b").count("assigned")
 
-        go_on(session, lambda: assigned() == 3, atol=1.0)
-        go_on(session, lambda: session.gather._epoch.relaxable is not None, atol=1.0)  # type: ignore[attr-defined]
+        # In a hurry, and with fills: at the beginning, and again.
+        go_on(session, lambda: assigned() == 4, atol=1.0)
+        go_on(session, lambda: cluster.relaxable, atol=1.0)
     assert told == ["a new plan: root 25 %, a 25 %, b 50 %; from replicas"]
 
 

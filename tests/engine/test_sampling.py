@@ -30,7 +30,7 @@ def seen_tokens(params: SamplingParams, logits: NDArray[np.float32], draws: int 
 
 
 def chi_square(params: SamplingParams, logits: NDArray[np.float32], expected: list[float]) -> float:
-    draws = 20_000
+    draws = 5_000
     sampler = Sampler(params)
     counts = np.zeros(len(logits))
     for _ in range(draws):
@@ -290,8 +290,8 @@ def test_penalty_changes_the_distribution() -> None:
     # Logits log 4 and log 3; halving the first: 2 to 3.
     params = SamplingParams(**OFF, temperature=1.0, repetition_penalty=2.0, seed=3)  # type: ignore[arg-type]
     sampler = Sampler(params)
-    ones = sum(sampler.sample(logs(4, 3), [0]).token_id for _ in range(10_000))
-    assert 0.58 < ones / 10_000 < 0.62
+    ones = sum(sampler.sample(logs(4, 3), [0]).token_id for _ in range(4_000))
+    assert 0.57 < ones / 4_000 < 0.63
 
 
 def test_seed() -> None:
@@ -432,7 +432,7 @@ def test_chosen_token_is_allowed_by_a_naive_reference(
     assert {sampler.sample(values, recent).token_id for _ in range(5)} <= allowed
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.floats(0.01, 0.999), st.floats(0.5, 8))
 def test_nucleus_of_the_whole_vocabulary_is_complete(
     seed: int, top_p: float, spread: float

@@ -31,7 +31,8 @@ def test_every_round_ends_with_what_the_workers_sent(
     link: str, tokens: int, sizes: RoundLayout
 ) -> None:
     """`Cluster.run` compares x and the partials, and that each was computed once."""
-    for seed, n_workers in enumerate((1, 3, 8)):
+    # Eight with the longest: only more of the same.
+    for seed, n_workers in enumerate((1, 3, 8) if tokens < 128 else (1, 3)):
         cluster = Cluster(sizes, n_workers, LINKS[link], seed=seed)
         for step in range(2):
             for layer in range(2):

@@ -49,8 +49,8 @@ GRACE_S: Final = 1.0
 # TCP tries again only after a pause as long as all its pauses before, up to 120 s.
 SETTLE_S: Final = 150.0
 PREPARE_TIMEOUT_S: Final = 180.0
-# Learning begins anew: the workers are asked for their fills again, perhaps.
-RELAX_TIMEOUT_S: Final = 60.0
+# Longer than the probe waits for the workers' fills.
+RELAX_TIMEOUT_S: Final = 300.0
 # Of one token that is scored; prefill takes less.
 MAX_TOKEN_S: Final = 5.0
 TRACE_TIMEOUT_S: Final = 120.0

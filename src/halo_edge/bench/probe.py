@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -31,13 +31,17 @@ from halo_edge.bench.probe_messages import (
 )
 from halo_edge.bench.scoring import Scorer
 from halo_edge.cluster.control import ControlOptions
-from halo_edge.cluster.relaxation import Spent
+from halo_edge.cluster.relaxation import RelaxOptions, Spent
 from halo_edge.cluster.root import Cluster, RoundsOptions
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.cluster.trace_summary import token_times
 from halo_edge.engine.trace import Recorder, Tracer
 from halo_edge.errors import HaloError
 from halo_edge.groups.profile import Profile
+
+# A larger model's fills over a lossy link, on devices that do other things beside.
+RELAXABLE_S: Final = 240.0
+POLL_S: Final = 0.05
 
 
 def main() -> None:
@@ -87,7 +91,7 @@ def _serve(session: Session, start: ProbeStart, requests: BinaryIO, replies: Bin
     for line in requests:
         request: Request = msgspec.json.decode(line, type=Request)
         if isinstance(request, Relax):
-            _cluster(session).relax(request.options)
+            _relax(_cluster(session), request.options)
             _say(replies, done)
         elif isinstance(request, Prepare):
             decoder.prepare(request.follow)
@@ -105,6 +109,16 @@ def _cluster(session: Session) -> Cluster:
     if session.cluster is None:
         raise HaloError("one device has no rounds to relax")
     return session.cluster
+
+
+def _relax(cluster: Cluster, options: RelaxOptions) -> None:
+    """Also wait until rounds can be: what is measured next is not to be strict."""
+    cluster.relax(options)
+    deadline = time.monotonic() + RELAXABLE_S
+    while options.relaxes and not cluster.relaxable:
+        if time.monotonic() > deadline:
+            raise HaloError(f"rounds cannot be relaxed: no fills have come in {RELAXABLE_S:.0f} s")
+        time.sleep(POLL_S)
 
 
 def _decoded(session: Session, decoder: Decoder, request: Decode) -> Decoded:

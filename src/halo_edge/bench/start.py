@@ -2,11 +2,13 @@
 caches of shards and benchmarks, and warm, with what a longer generation left there.
 
 Each device has a cache of its own, empty at each cold start, and the model's file is not in the
-page cache (as far as nobody else has it mapped). Workers wait for a root, as they would.
+page cache (as far as nobody else has it mapped). Workers wait for a root, as they would. The
+program has its bytecode, as an installed one does.
 """
 
 from __future__ import annotations
 
+import compileall
 import os
 import select
 import subprocess
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import halo_edge
 from halo_edge.bench import markdown
 from halo_edge.bench.experiment import Experiment, Settings, Size, Tell, by_itself
 from halo_edge.bench.lab_cluster import lab_spec
@@ -110,6 +113,8 @@ def _spec() -> LabSpec:
 
 
 def _measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
+    # As pip does when it installs; a checkout may have none, and then half a second is compiling.
+    compileall.compile_dir(Path(halo_edge.__file__).parent, quiet=2)
     model, limit_s = settings.model, settings.size.limit_s
     with tempfile.TemporaryDirectory(prefix="bench-start-") as directory, Lab(_spec(), tell) as lab:
         lab.start_workers()

@@ -95,6 +95,7 @@ def spent_fields(spent: Spent) -> dict[str, object]:
     """What going on without chunks cost, as JSON."""
     return {
         "rounds": spent.rounds,
+        "strict_rounds": spent.strict_rounds,
         "chunks_recovered": spent.chunks_recovered,
         "chunks_filled": spent.chunks_filled,
         "chunks_taken_over": spent.chunks_taken_over,

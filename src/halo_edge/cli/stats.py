@@ -64,8 +64,9 @@ def layer_table(spent: Spent) -> Table:
 
 def total(spent: Spent) -> str:
     """One line."""
+    strict = f", {spent.strict_rounds} of them before fills were there" * bool(spent.strict_rounds)
     return (
-        f"{spent.rounds} rounds; chunks: {spent.chunks_recovered} recovered, "
+        f"{spent.rounds} rounds{strict}; chunks: {spent.chunks_recovered} recovered, "
         f"{spent.chunks_filled} filled, {spent.chunks_taken_over} taken over; "
         f"{spent.nats:.5f} nats predicted, fidelity {spent.fidelity:.4f}"
     )

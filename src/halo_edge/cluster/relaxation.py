@@ -74,7 +74,9 @@ class Happened:
 class Spent:
     """What rounds needed beyond what came by itself. Chunks of partials.
 
-    `nats`: the predicted damage of what was filled. By device, by layer: only where there was some.
+    `nats`: the predicted damage of what was filled. `strict_rounds`: in which nothing could be gone
+    without, though it was allowed: what would take its place was not there yet. By device, by
+    layer: only where there was some.
     """
 
     rounds: int = 0
@@ -88,6 +90,7 @@ class Spent:
     taken_over_by_device: Mapping[int, int] = field(default_factory=dict)
     away: Mapping[int, int] = field(default_factory=dict)
     """How often each device was taken for gone."""
+    strict_rounds: int = 0
 
     @property
     def fidelity(self) -> float:
@@ -107,6 +110,7 @@ class Spent:
             _difference(self.nats_by_layer, before.nats_by_layer),
             _difference(self.taken_over_by_device, before.taken_over_by_device),
             _difference(self.away, before.away),
+            self.strict_rounds - before.strict_rounds,
         )
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from typing import Final
 
+from halo_edge.cluster.first_step import FirstStep
 from halo_edge.cluster.membership import Came, Left, Needed
 from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.planner import (
@@ -32,11 +33,6 @@ from halo_edge.sync.ids import ROOT, DeviceId
 
 # Leaving a session does not wait longer for a plan that is under way.
 CLOSE_TIMEOUT_S: Final = 1.0
-# A first step that takes longer is planned beside; and if nobody asks for one in so long, there is
-# a plan when somebody does.
-FIRST_STEP_S: Final = 10.0
-IDLE_S: Final = 1.0
-FIRST_STEP_POLL_S: Final = 0.02
 # How often the planner is asked whether there is a better plan.
 POLL_S: Final = 1.0
 # More different workers than anybody has, in one session; what comes then is not let in.
@@ -54,7 +50,7 @@ class Replanner:
     whether it did: then the plan is to be carried out again. All may raise `HaloError`. `tell` is
     given a line for the user.
 
-    Its thread starts with `follow`, or `plan_and_follow`.
+    Its thread starts with `follow`, `complete_and_follow` or `plan_and_follow`.
     """
 
     def __init__(
@@ -88,6 +84,7 @@ class Replanner:
         self._admission = Admission(workers)
         self._away = away
         self._silence = Silence()
+        self._first_step = FirstStep()
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -95,15 +92,25 @@ class Replanner:
         """From now on; the plan in use was made for these workers."""
         self._start(self._follow)
 
+    def complete_and_follow(self, begun_steps: Callable[[], int]) -> None:
+        """From now on; the plan in use was made for these workers, but in a hurry. It is carried
+        out again when the first of the steps that were begun is done."""
+
+        def run() -> None:
+            self._first_step.wait(begun_steps)
+            self._incomplete = True
+            self._follow()
+
+        self._start(run)
+
     def plan_and_follow(self, begun_steps: Callable[[], int]) -> None:
         """From now on; the plan in use is one without them, until there is a better one.
 
-        That is thought of when the first of the steps that were begun is done: planning, and
-        loading, would take processors from it, and the first token is waited for.
+        That is thought of when the first of the steps that were begun is done.
         """
 
         def run() -> None:
-            self._let_first_step_end(begun_steps)
+            self._first_step.wait(begun_steps)
             self._plan_first()
             self._follow()
 
@@ -113,6 +120,8 @@ class Replanner:
         """Any thread may. What is more than anybody causes is not heard of."""
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(event)
+        if not isinstance(event, Came):
+            self._first_step.interrupt()
 
     @property
     def known(self) -> Workers:
@@ -122,6 +131,7 @@ class Replanner:
     def close(self) -> None:
         """Nothing is replanned from now on."""
         self._closed = True
+        self._first_step.interrupt()
         with contextlib.suppress(queue.Full):  # then there is something to wake it
             self._events.put_nowait(None)
         if self._thread is not None:
@@ -137,13 +147,6 @@ class Replanner:
 
         self._thread = threading.Thread(target=guarded, name="replanner", daemon=True)
         self._thread.start()
-
-    def _let_first_step_end(self, begun_steps: Callable[[], int]) -> None:
-        began = time.monotonic()
-        while not self._closed and (steps := begun_steps()) < 2:
-            if time.monotonic() - began > (FIRST_STEP_S if steps else IDLE_S):
-                return
-            time.sleep(FIRST_STEP_POLL_S)
 
     def _plan_first(self) -> None:
         if self._closed:

@@ -131,6 +131,8 @@ class Cluster:
         planner: Planner = scheduling or FixedShares(
             self.packing.shape, options.split, options.replicas or 0
         )
+        # Fills can come later, where recovery is what stands in for them, and the plan can change.
+        strict = epochs.relaxable and end.may_change and options.relax.recovery
         # Over TCP workers cannot come later.
         alone = scheduling.alone() if scheduling is not None and end.may_change else None
         if alone:
@@ -141,7 +143,8 @@ class Cluster:
             plan = made.plan
             if scheduling is not None:
                 self._tell(in_words("plan", made, self._workers))
-            epoch = epochs.make(plan, with_part(plan, self._workers))
+            make = epochs.make_strict if strict else epochs.make
+            epoch = make(plan, with_part(plan, self._workers))
         rounds = RoundsFfn(
             epoch,
             options.relax,
@@ -151,6 +154,7 @@ class Cluster:
             self._lost,
             tracer,
             self._pause if end.may_change else None,
+            relaxable=epochs.relaxable,
         )
         loading = frozenset(self._workers) if alone else frozenset[DeviceId]()
         in_use = PlanInUse(plan, self._workers, loading, epochs, end, rounds)
@@ -170,9 +174,11 @@ class Cluster:
                 self._tell,
                 lambda: rounds.away,
             )
+            clock = rounds.between
             if alone:
-                clock = rounds.between
                 self._replanner.plan_and_follow(lambda: clock.begun_steps)
+            elif strict:
+                self._replanner.complete_and_follow(lambda: clock.begun_steps)
             else:
                 self._replanner.follow()
         return rounds
@@ -198,8 +204,15 @@ class Cluster:
         """The workers of the plan in use, by name."""
         return self._opened().rounds.members
 
+    @property
+    def relaxable(self) -> bool:
+        """Whether rounds can be relaxed from the next step on: while what would take the place of
+        lost chunks is not there yet, all are strict. Any thread may ask."""
+        return self._opened().rounds.relaxable
+
     def relax(self, options: RelaxOptions) -> None:
-        """How far rounds are relaxed from the next step on; what was learned is forgotten.
+        """How far rounds are relaxed from the next step on that is relaxable; what was learned is
+        forgotten.
 
         Raises `HaloError` for what takes a profile and has none.
         """

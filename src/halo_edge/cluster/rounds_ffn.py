@@ -11,12 +11,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.ladder import Counts, Ladder, RoundPausedError
 from halo_edge.cluster.links import RootLink
 from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
+from halo_edge.cluster.relaxing import Relaxing
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.compute.rows import Rows
 from halo_edge.compute.wire import RowEncoder
@@ -42,6 +44,15 @@ _ADD_PARTIALS: Final = Activity.ADD_PARTIALS
 _LEARN: Final = Activity.LEARN
 
 
+@dataclass(frozen=True)
+class _Next:
+    """`relaxing`: made for these options, if they relax anything."""
+
+    epoch: Epoch
+    options: RelaxOptions
+    relaxing: Relaxing | None
+
+
 class RoundsFfn:
     """A `Gather` (engine room) over a cluster.
 
@@ -60,8 +71,11 @@ class RoundsFfn:
         lost: Callable[[], str | None],
         tracer: Tracer,
         pause: Callable[[str], None] | None = None,
+        *,
+        relaxable: bool = False,
     ) -> None:
-        """Raises `HaloError` for options that take a profile, where there is none."""
+        """`relaxable`: whether epochs may be, if not the first: one in a hurry is strict. Raises
+        `HaloError` for options that take a profile, where there is none."""
         self._link = link
         self._x = x
         self._ffn = ffn
@@ -72,9 +86,10 @@ class RoundsFfn:
         self._step = -1
         self._clock = RootClock()
         self._counts = Counts()
-        self._next: Epoch | None = None
+        self._next: _Next | None = None
         self._epoch = epoch
-        self._may_relax = epoch.relaxable is not None  # of any epoch: one in a hurry is strict
+        self._may_relax = relaxable
+        self._strict_rounds = 0
         self._budget = Budget(options.kl_budget)
         self._on_request = False  # whether a sequence has had a budget where there is none
         self.relax(options)
@@ -113,6 +128,8 @@ class RoundsFfn:
         tracer.lap(_OWN_FFN)
         if relaxing is not None:
             relaxing.begin_round(layer, tokens)
+        elif self._options.relaxes or self._on_request:
+            self._strict_rounds += 1
         if not self._collect(layer, tokens):
             return False
         tracer.lap(_RECEIVE_PARTIALS)
@@ -172,7 +189,9 @@ class RoundsFfn:
 
     def adopt(self, epoch: Epoch) -> None:
         """Another plan, from the next step on. Any thread may say so; the last one counts."""
-        self._next = epoch
+        options = self._options
+        # Here and not at the switch: half a second for TinyLlama, in which no token would come.
+        self._next = _Next(epoch, options, self._made_relaxing(epoch, options))
 
     @property
     def members(self) -> Mapping[DeviceId, str]:
@@ -182,8 +201,12 @@ class RoundsFfn:
     @property
     def ready(self) -> Mapping[DeviceId, str]:
         """Those of the plan that is in use from the next step on. Any thread may ask."""
-        following = self._next
-        return (following or self._epoch).workers
+        return self._newest.workers
+
+    @property
+    def relaxable(self) -> bool:
+        """Whether rounds can be relaxed from the next step on. Any thread may ask."""
+        return self._newest.relaxable is not None
 
     @property
     def away(self) -> frozenset[DeviceId]:
@@ -229,6 +252,7 @@ class RoundsFfn:
             chunks_filled=filled.chunks,
             chunks_taken_over=sum(counts.taken_over.values()),
             nats=filled.nats,
+            strict_rounds=self._strict_rounds,
             filled_by_device=dict(filled.by_device),
             filled_by_layer=dict(filled.by_layer),
             nats_by_layer=dict(filled.nats_by_layer),
@@ -249,24 +273,32 @@ class RoundsFfn:
             )
 
     def _switch(self) -> None:
-        epoch, self._next = self._next, None
-        assert epoch is not None
-        previous, self._epoch = self._epoch, epoch
+        following, self._next = self._next, None
+        assert following is not None
+        previous, self._epoch = self._epoch, following.epoch
         self._paused_for = None
-        self._may_relax = self._may_relax or epoch.relaxable is not None
-        self._begin()
-        epoch.rounds.follow(previous.rounds)
+        self._begin(following.relaxing if following.options is self._options else None)
+        self._epoch.rounds.follow(previous.rounds)
 
-    def _begin(self) -> None:
-        """With this epoch, under these options."""
+    @property
+    def _newest(self) -> Epoch:
+        following = self._next
+        return self._epoch if following is None else following.epoch
+
+    def _made_relaxing(self, epoch: Epoch, options: RelaxOptions) -> Relaxing | None:
+        wanted = options.relaxes or self._on_request
+        if epoch.relaxable is None or not wanted:
+            return None
+        return epoch.relaxable.relaxing(options, self._budget, self._counts.filled)
+
+    def _begin(self, made: Relaxing | None = None) -> None:
+        """With this epoch, under these options, for which `made` was made."""
         epoch, options = self._epoch, self._options
         stands_in = options.take_over and options.recovery
         epoch.rounds.retune(
             max_copies=options.max_copies, away_after_s=AWAY_AFTER_S if stands_in else math.inf
         )
-        self._relaxing = None
-        if epoch.relaxable is not None and (options.relaxes or self._on_request):
-            self._relaxing = epoch.relaxable.relaxing(options, self._budget, self._counts.filled)
+        self._relaxing = made or self._made_relaxing(epoch, options)
         self._ladder = Ladder(
             epoch.rounds,
             self._link,

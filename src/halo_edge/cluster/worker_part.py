@@ -5,9 +5,12 @@ Made ready in any thread, then used by the one that serves.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from halo_edge.cluster.fill_compute import HeldFill
 from halo_edge.cluster.held_tiles import HeldTiles
 from halo_edge.cluster.messages import Assignment, Transport
+from halo_edge.cluster.replica_loader import lower_priority
 from halo_edge.cluster.round_layout import round_layout
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.speed import DecodeClock
@@ -110,6 +113,9 @@ def load_part(
     """Raises `HaloError` or `ValueError` for what cannot be had, or makes no sense."""
     shards = load_shards(assignment, held, source, cache)
     fill = HeldFill(None)
-    if assignment.fill is not None:  # with threads of its own: rounds go on
-        fill = load_fill(assignment, shards, Runtime(held.runtime.threads), source)
+    if assignment.fill is not None:  # with threads of its own, of which none is as urgent as rounds
+        with ThreadPoolExecutor(1, initializer=lower_priority) as beside:
+            fill = beside.submit(
+                lambda: load_fill(assignment, shards, Runtime(held.runtime.threads), source)
+            ).result()
     return WorkerPart(assignment, shards, held.runtime, fill)
