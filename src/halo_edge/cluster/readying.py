@@ -35,6 +35,7 @@ class Readying:
     def _run(self) -> None:
         lower_priority()
         pace = Pace(self._stopped)
+        pace.begin()
         with contextlib.suppress(HaloError):  # whoever stands in will be told
             for _ in self._steps:
                 if pace.rest():

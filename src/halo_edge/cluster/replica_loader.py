@@ -52,7 +52,7 @@ class ReplicaLoader:
         self._room = room
         self._tell = tell
         self._stopped = threading.Event()
-        self._pace = Pace(self._stopped, MAX_REST_S)
+        self._pace = Pace(self._stopped, max_rest_s=MAX_REST_S)
         self._thread = threading.Thread(target=self._run, name="replicas", daemon=True)
         if self._tiles:
             self._thread.start()

@@ -57,17 +57,18 @@ class ShardStore:
         after each layer.
         """
         wanted = list(dict.fromkeys(tile for part in parts for tile in tiles(part)))
-        before = len(self._sizes)
+        new = False
         for layer in range(self._n_layers):
             missing = [part for part in wanted if not self._has(layer, part)]
             if missing:
+                new = True
                 cut = self._source.cuts(layer, missing)
                 for part, weights in zip(missing, cut, strict=True):
                     self._add(layer, part, weights)
                 if packed is not None and self._disk_takes:
                     packed({part: self._tile(layer, part) for part in missing})
             between()
-        if len(self._sizes) > before:  # each takes a look at all files, of which there are many
+        if new:  # each takes a look at all files, of which there are many
             on_disk = self._cache.names()
             self._index.save(lambda tile: tile.sha256 in on_disk)
             between()
