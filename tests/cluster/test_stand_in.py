@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_the_cost_follows_measurements(
         now += took
         return now
 
-    monkeypatch.setattr("halo_edge.cluster.stand_in.time.monotonic", clock)
+    monkeypatch.setattr("halo_edge.cluster.stand_in.time", SimpleNamespace(monotonic=clock))
     took = 0.25
     stand_in.compute(ONE, 0, 1)
     assert stand_in.cost_s(ONE, 1) == 0.25
@@ -230,6 +231,29 @@ def test_the_next_epoch_has_what_is_ready(
     gone = root.next({ONE: NEURONS[ONE]})
     with pytest.raises(AssertionError, match="was to be ready"):
         list(gone.get_ready())
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_out_of_the_model_s_file(
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+) -> None:
+    """Where it has the neurons in order and is in memory, no tile is looked at."""
+    root = Root(FfnSource(GgufFile.open(make_model(quantization="q4_0"))), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("halo_edge.cluster.stand_in.resident_share", lambda _: 0.5)
+        from_tiles = root.next(NEURONS)
+    x = root.encode(tokens)
+    expected = root.worker(TWO, 1, x, repack=False)
+    assert bytes(from_tiles.compute(TWO, 1, tokens)) == expected
+    expected_partial = root.partial_codec.decode(memoryview(expected), tokens)
+    forbid_looking(root, monkeypatch)
+    found = root.partial_codec.decode(root.next(NEURONS).compute(TWO, 1, tokens), tokens)
+    np.testing.assert_allclose(
+        found, expected_partial, atol=0.01 * float(np.abs(expected_partial).max())
+    )
 
 
 def test_what_is_too_large_for_the_memory_is_not_got_ready(

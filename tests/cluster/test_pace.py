@@ -1,0 +1,100 @@
+"""How long work beside the rounds rests."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from halo_edge.cluster.limits import Limits
+from halo_edge.cluster.pace import QUOTA_S, REST, SHORT_REST, Pace
+
+
+@dataclass
+class Machine:
+    """Its clocks go forward by hand; who rests on it does not wait."""
+
+    quota: float | None = None
+    now_s: float = 100.0
+    cpu_s: float = 5.0
+    asked: int = 0
+    rests_s: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def thread_time(self) -> float:
+        return self.cpu_s
+
+    def read_limits(self) -> Limits:
+        self.asked += 1
+        return Limits(self.quota, None, (0, 1), "this one")
+
+    def wait(self, timeout_s: float) -> bool:
+        self.rests_s.append(timeout_s)
+        self.now_s += timeout_s
+        return self.stopped
+
+    def work(self, pace: Pace, cpu_s: float, wall_s: float) -> float:
+        """A piece of work; how long it was rested for."""
+        self.now_s += wall_s
+        self.cpu_s += cpu_s
+        assert pace.rest() is self.stopped
+        return self.rests_s[-1]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine()
+    monkeypatch.setattr("halo_edge.cluster.pace.time", found)
+    monkeypatch.setattr("halo_edge.cluster.pace.read_limits", found.read_limits)
+    monkeypatch.setattr(threading.Event, "wait", lambda _, timeout_s: found.wait(timeout_s))
+    return found
+
+
+def test_a_piece_is_rested_for_longer_than_it_took(machine: Machine) -> None:
+    pace, short = Pace(), Pace(rest=SHORT_REST)
+    pace.begin()
+    assert machine.work(pace, 0.01, 0.01) == pytest.approx(REST * 0.01)
+    assert machine.work(pace, 0.01, 0.05) == pytest.approx(REST * 0.05)  # others computed
+    short.begin()
+    assert machine.work(short, 0.01, 0.01) == pytest.approx(SHORT_REST * 0.01)
+
+
+def test_of_a_quota_it_takes_the_same_share(machine: Machine) -> None:
+    """Also in pieces that are over before the quota is."""
+    machine.quota = 0.25
+    pace = Pace()
+    pace.begin()
+    assert machine.work(pace, 0.01, 0.01) == pytest.approx(REST * 0.04)
+    assert machine.work(pace, 0.01, 0.06) == pytest.approx(REST * 0.06)
+
+
+def test_a_quota_is_asked_for_now_and_then(machine: Machine) -> None:
+    pace = Pace()
+    pace.begin()
+    machine.quota = 0.5
+    for _ in range(10):
+        assert machine.work(pace, 0.001, 0.001) == pytest.approx(REST * 0.001)
+    assert machine.asked == 1
+    machine.now_s += QUOTA_S
+    pace.begin()
+    assert machine.work(pace, 0.001, 0.001) == pytest.approx(REST * 0.002)
+
+
+def test_what_waits_for_a_disk_goes_on(machine: Machine) -> None:
+    pace = Pace(max_rest_s=0.5)
+    pace.begin()
+    assert machine.work(pace, 0.0, 60.0) == 0.5
+    machine.now_s += 60.0
+    pace.begin()  # there was nothing to do
+    assert machine.work(pace, 0.01, 0.01) == pytest.approx(REST * 0.01)
+
+
+def test_it_says_that_it_was_stopped(machine: Machine) -> None:
+    machine.stopped = True
+    pace = Pace()
+    pace.begin()
+    machine.work(pace, 0.01, 0.01)
