@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from halo_edge.cluster.limits import Limits
-from halo_edge.cluster.pace import QUOTA_S, REST, SHORT_REST, Pace
+from halo_edge.cluster.pace import QUOTA_S, Pace
+
+REST = 4.0  # times as long as a piece took, where it works a fifth of the time
 
 
 @dataclass
@@ -19,6 +21,8 @@ class Machine:
     now_s: float = 100.0
     cpu_s: float = 5.0
     asked: int = 0
+    busy: float = 1.0
+    others_s: float = 0.0
     rests_s: list[float] = field(default_factory=list)
     stopped: bool = False
 
@@ -28,13 +32,17 @@ class Machine:
     def thread_time(self) -> float:
         return self.cpu_s
 
+    def process_time(self) -> float:
+        return self.cpu_s + self.others_s
+
     def read_limits(self) -> Limits:
         self.asked += 1
-        return Limits(self.quota, None, (0, 1), "this one")
+        return Limits(self.quota, None, (0,), "this one")
 
     def wait(self, timeout_s: float) -> bool:
         self.rests_s.append(timeout_s)
         self.now_s += timeout_s
+        self.others_s += timeout_s * self.busy * (self.quota or 1.0)
         return self.stopped
 
     def work(self, pace: Pace, cpu_s: float, wall_s: float) -> float:
@@ -55,12 +63,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_a_piece_is_rested_for_longer_than_it_took(machine: Machine) -> None:
-    pace, short = Pace(), Pace(rest=SHORT_REST)
+    pace, half = Pace(), Pace(share=0.5)
     pace.begin()
     assert machine.work(pace, 0.01, 0.01) == pytest.approx(REST * 0.01)
     assert machine.work(pace, 0.01, 0.05) == pytest.approx(REST * 0.05)  # others computed
-    short.begin()
-    assert machine.work(short, 0.01, 0.01) == pytest.approx(SHORT_REST * 0.01)
+    half.begin()
+    assert machine.work(half, 0.01, 0.01) == pytest.approx(0.01)
 
 
 def test_of_a_quota_it_takes_the_same_share(machine: Machine) -> None:
@@ -70,6 +78,27 @@ def test_of_a_quota_it_takes_the_same_share(machine: Machine) -> None:
     pace.begin()
     assert machine.work(pace, 0.01, 0.01) == pytest.approx(REST * 0.04)
     assert machine.work(pace, 0.01, 0.06) == pytest.approx(REST * 0.06)
+
+
+@pytest.mark.parametrize("quota", [None, 0.25])
+def test_what_nobody_uses_may_be_taken(machine: Machine, quota: float | None) -> None:
+    machine.quota = quota
+    pace, gentle = Pace(share=0.2, free=0.8), Pace(share=0.2)
+    pace.begin(), gentle.begin()
+    took_s = 0.01 / (quota or 1.0)
+    assert machine.work(pace, 0.01, took_s) == pytest.approx(4 * took_s)  # it is not known yet
+    machine.busy = 0.0
+    for _ in range(20):
+        machine.work(pace, 0.01, took_s)
+    assert machine.rests_s[-1] == pytest.approx(took_s / 4, rel=0.01)
+    gentle.begin()
+    for _ in range(20):
+        assert machine.work(gentle, 0.01, took_s) == pytest.approx(4 * took_s)
+    machine.busy = 1.0
+    pace.begin()
+    for _ in range(20):
+        machine.work(pace, 0.01, took_s)
+    assert machine.rests_s[-1] == pytest.approx(4 * took_s, rel=0.01)
 
 
 def test_a_quota_is_asked_for_now_and_then(machine: Machine) -> None:

@@ -11,6 +11,7 @@ from tests.cluster.worker_infos import info
 from halo_edge.cluster.live_devices import PROBED_ROUNDS, ROUND_TRIPS, LiveDevices
 from halo_edge.cluster.measuring import Measured
 from halo_edge.cluster.messages import Decode, WorkerInfo
+from halo_edge.cluster.pace import Pace
 from halo_edge.cluster.scheduling import IDLE_PROBE_S, Scheduling
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
@@ -232,19 +233,19 @@ def test_what_rounds_take_beside_the_ffn(session: Session) -> None:
     assert device.link.up.delay_s + device.link.down.delay_s == pytest.approx(0.0005)
 
 
-def test_a_root_alone_learns_what_rounds_take_it(session: Session) -> None:
     """It encodes x and keeps its books as if there were workers: half as long as was thought."""
-    workers = {A: info("a")}
-    session.scheduling.plan(workers)
+    after = session.devices.cluster([A]).root.profile
+    alone = Plan((range(SHAPE.partition.n_groups), range(0)))
+    assert after.receive_s == pytest.approx(before.receive_s / 2, rel=0.05)
     before = session.devices.cluster([A]).root.profile
     rounds = Rounds({})
-    rounds.own_times = DecodeTimes(SHAPE.ffn, ROUNDS, cpu_s=0.05, wall_s=0.05)
     rounds.between.round_s = 0.05 + (before.encode_s + before.round_s) / 2
-    session.scheduling.rounds = rounds
-    alone = Plan((range(SHAPE.partition.n_groups), range(0)))
+    rounds.own_times = DecodeTimes(SHAPE.ffn, ROUNDS, cpu_s=0.05, wall_s=0.05)
     session.scheduling.better(alone, workers, 0.0)
-    after = session.devices.cluster([A]).root.profile
-    assert after.receive_s == pytest.approx(before.receive_s / 2, rel=0.05)
+    session.scheduling.plan(workers)
+    session.scheduling.rounds = rounds
+    workers = {A: info("a")}
+def test_a_root_alone_learns_what_rounds_take_it(session: Session) -> None:
 
 
 def test_nothing_is_planned_while_nothing_is_computed(session: Session) -> None:

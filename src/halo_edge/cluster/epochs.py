@@ -19,7 +19,7 @@ from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
 from halo_edge.cluster.limits import has_room
 from halo_edge.cluster.messages import FillTask, Transport, WorkerInfo
-from halo_edge.cluster.pace import SHORT_REST, Pace
+from halo_edge.cluster.pace import EAGER, FREE, Pace
 from halo_edge.cluster.readying import Readying
 from halo_edge.cluster.relaxing import Relaxable
 from halo_edge.cluster.speed import DecodeClock
@@ -81,7 +81,7 @@ class Epochs:
         if packing.profile is not None:
             self._sketch = Sketch(packing.profile, len(activations.x), activations.x)
         self._number = 0
-        self._pace = Pace(rest=SHORT_REST)
+        self._pace = Pace(share=EAGER, free=FREE)
         self._readying: Readying | None = None
         self._holdings: Holdings | None = None
         self._last_own: tuple[range, FfnGraphs] | None = None

@@ -13,14 +13,17 @@ from typing import Final
 
 from halo_edge.cluster.limits import read_limits
 
-REST: Final = 4.0
-"""Times as long as a piece took, for what nobody waits for."""
-SHORT_REST: Final = 2.0
-"""For what makes tokens faster when it is done."""
+GENTLE: Final = 1 / 5
+"""The share of the time in which it works, for what nobody waits for."""
+EAGER: Final = 1 / 3
+"""For what makes tokens faster when it is done. It may also have most of what is `FREE`."""
+FREE: Final = 0.9
 MAX_REST_S: Final = 1.0
-"""After one that took long, as one does that waits for a disk, it goes on after this."""
+"""After a piece that took long, as one does that waits for a disk, it goes on after this."""
 QUOTA_S: Final = 1.0
 """A quota may change; this is how often it is asked for."""
+_NEWEST: Final = 0.5
+"""The weight of a rest, for how busy this process is."""
 
 
 class Pace:
@@ -29,28 +32,38 @@ class Pace:
     def __init__(
         self,
         stopped: threading.Event | None = None,
-        rest: float = REST,
+        share: float = GENTLE,
+        free: float = 0.0,
         max_rest_s: float = MAX_REST_S,
     ) -> None:
-        """`stopped` ends a rest."""
+        """`stopped` ends a rest. `share`: of the time that is worked in any case; `free`: of the
+        processors' time that the process has not used while this thread rested."""
         self._stopped = stopped or threading.Event()
-        self._rest = rest
+        self._share = share
+        self._free = free
         self._max_rest_s = max_rest_s
-        self._quota = 1.0
+        self._cores = 1.0
+        self._busy = 1.0  # 0 ... 1: of what the process may use
         self._asked_at = -QUOTA_S
 
     def begin(self) -> None:
         """The first piece begins now, or the next one, for there was nothing to do before."""
         self._begun_s, self._begun_cpu_s = time.monotonic(), time.thread_time()
         if self._begun_s - self._asked_at > QUOTA_S:
-            self._quota = read_limits().cpu_quota or 1.0
+            limits = read_limits()
+            self._cores = limits.cpu_quota or float(len(limits.cores))
             self._asked_at = self._begun_s
 
     def rest(self) -> bool:
         """A piece of the work is done. Whether it was stopped."""
-        took_s = time.monotonic() - self._begun_s
+        now, used_s = time.monotonic(), time.process_time()
         cpu_s = time.thread_time() - self._begun_cpu_s
-        rest_s = self._rest * max(took_s, cpu_s / self._quota)
-        stopped = self._stopped.wait(min(rest_s, self._max_rest_s))
+        took_s = max(now - self._begun_s, cpu_s / min(self._cores, 1.0))
+        share = max(self._share, self._free * (1 - self._busy))
+        stopped = self._stopped.wait(min(took_s * (1 / share - 1), self._max_rest_s))
+        rested_s = time.monotonic() - now
+        if rested_s > 0:
+            busy = min(1.0, (time.process_time() - used_s) / (rested_s * self._cores))
+            self._busy += _NEWEST * (busy - self._busy)
         self.begin()
         return stopped

@@ -18,7 +18,7 @@ from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_devices import LiveDevices
 from halo_edge.cluster.measuring import Measured
 from halo_edge.cluster.messages import WorkerInfo
-from halo_edge.cluster.pace import SHORT_REST, Pace
+from halo_edge.cluster.pace import EAGER, FREE, Pace
 from halo_edge.cluster.planner import INHERITED, Planned, Workers, gone
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
@@ -93,7 +93,7 @@ class Scheduling:
         self._make_devices = devices
         self._replanning = replanning
         self._replanning.between = self._rest
-        self._pace = Pace(rest=SHORT_REST)
+        self._pace = Pace(share=EAGER, free=FREE)
         self._measures = measures
         self._ask = ask
 
