@@ -181,6 +181,7 @@ class Epochs:
         )
         names = {device: worker.worker for device, worker in workers.items()}
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
+        self._end_readying()
         stand_in = self._stand_in(holdings)
         if number:  # beside the loading of the workers, and rounds of the epoch before
             self._get_ready(stand_in)
@@ -199,7 +200,6 @@ class Epochs:
         )
 
     def _get_ready(self, stand_in: StandIn) -> None:
-        self._end_readying()
         self._readying = Readying(stand_in.get_ready())
 
     def _end_readying(self) -> None:

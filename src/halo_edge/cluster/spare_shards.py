@@ -65,7 +65,7 @@ class SpareShards:
         for pieces in self._shards.keys() - keep:
             del self._shards[pieces]
         mine = {tile for pieces in keep for piece in pieces for tile in tiles(piece)}
-        for key in [key for key in self._tiles if key[1] not in mine]:
+        for key in [key for key in list(self._tiles) if key[1] not in mine]:
             gone = self._tiles.pop(key)
             for matrix in (gone.gate, gone.up, gone.down):
                 self._runtime.weights.forget(matrix)
