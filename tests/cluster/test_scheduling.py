@@ -233,19 +233,19 @@ def test_what_rounds_take_beside_the_ffn(session: Session) -> None:
     assert device.link.up.delay_s + device.link.down.delay_s == pytest.approx(0.0005)
 
 
+def test_a_root_alone_learns_what_rounds_take_it(session: Session) -> None:
     """It encodes x and keeps its books as if there were workers: half as long as was thought."""
-    after = session.devices.cluster([A]).root.profile
-    alone = Plan((range(SHAPE.partition.n_groups), range(0)))
-    assert after.receive_s == pytest.approx(before.receive_s / 2, rel=0.05)
+    workers = {A: info("a")}
+    session.scheduling.plan(workers)
     before = session.devices.cluster([A]).root.profile
     rounds = Rounds({})
-    rounds.between.round_s = 0.05 + (before.encode_s + before.round_s) / 2
     rounds.own_times = DecodeTimes(SHAPE.ffn, ROUNDS, cpu_s=0.05, wall_s=0.05)
-    session.scheduling.better(alone, workers, 0.0)
-    session.scheduling.plan(workers)
+    rounds.between.round_s = 0.05 + (before.encode_s + before.round_s) / 2
     session.scheduling.rounds = rounds
-    workers = {A: info("a")}
-def test_a_root_alone_learns_what_rounds_take_it(session: Session) -> None:
+    alone = Plan((range(SHAPE.partition.n_groups), range(0)))
+    session.scheduling.better(alone, workers, 0.0)
+    after = session.devices.cluster([A]).root.profile
+    assert after.receive_s == pytest.approx(before.receive_s / 2, rel=0.05)
 
 
 def test_nothing_is_planned_while_nothing_is_computed(session: Session) -> None:
@@ -283,3 +283,15 @@ def test_who_is_gone_is_inherited_from(session: Session) -> None:
     assert session.measured == []
     bare = replace(made, replicas=())
     assert session.scheduling.inherited(bare, left) is None
+
+
+def test_it_rests_for_rounds(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are none nobody waits."""
+    rests: list[None] = []
+    monkeypatch.setattr(Pace, "rest", lambda _: rests.append(None))
+    rounds, session.scheduling.rounds = session.scheduling.rounds, None
+    session.scheduling.plan({A: info("a")})
+    assert not rests
+    session.scheduling.rounds = rounds
+    session.scheduling.plan({A: info("a"), B: info("b")})
+    assert rests
