@@ -52,6 +52,7 @@ class Cluster:
         self.planned_times = 0
         self.without: set[str] = set()
         self.another: Planned | None = None
+        self.asked_for_better = 0
         self._changed = threading.Condition()
         workers = {DeviceId(1): self.known["a"], DeviceId(2): self.known["b"]}
         self.replanner = Replanner(
@@ -83,7 +84,10 @@ class Cluster:
         return replace(self.plan(workers), words="from replicas")
 
     def better(self, plan: Plan, workers: Workers, now: float) -> Planned | None:
-        another, self.another = self.another, None
+        with self._changed:
+            another, self.another = self.another, None
+            self.asked_for_better += 1
+            self._changed.notify_all()
         return another
 
     def planned(self, now: float) -> None:
@@ -277,6 +281,28 @@ def test_who_holds_replicas_goes_on_at_once(
     cluster.until(lambda: len(cluster.carried_out) == 1)
     assert cluster.hurried == cluster.carried_out == [["b"]]
     assert cluster.told == ["a new plan: root 50 %, b 50 %; from replicas"]
+
+
+def test_when_somebody_leaves_nothing_is_computed_for_a_better_plan(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, that is: who stands in has enough to do."""
+    monkeypatch.setattr("halo_edge.plan.admission.GONE_AFTER_S", DEADLINE_S)
+    cluster.until(lambda: cluster.asked_for_better > 0)
+    monkeypatch.setattr("halo_edge.cluster.replanner.POLL_S", DEADLINE_S)
+    inherited = threading.Event()
+
+    def nobody_can(*_: object) -> None:
+        inherited.set()
+
+    monkeypatch.setattr(cluster, "inherited", nobody_can)
+    cluster.replanner.put(Left("a"))
+    assert inherited.wait(DEADLINE_S)
+    before = cluster.asked_for_better
+    cluster.known["c"] = info("c", session="")
+    cluster.replanner.put(Came("c"))
+    cluster.until(lambda: cluster.planned_times == 1)
+    assert cluster.asked_for_better == before
 
 
 def test_what_nobody_computes_is_planned_without_at_once(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.cluster.worker_infos import info
 
+from halo_edge.cluster.duty_cycle import DutyCycle
 from halo_edge.cluster.live_devices import PROBED_ROUNDS, ROUND_TRIPS, LiveDevices
 from halo_edge.cluster.measuring import Measured
 from halo_edge.cluster.messages import Decode, WorkerInfo
@@ -282,3 +283,15 @@ def test_who_is_gone_is_inherited_from(session: Session) -> None:
     assert session.measured == []
     bare = replace(made, replicas=())
     assert session.scheduling.inherited(bare, left) is None
+
+
+def test_it_rests_for_rounds(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are none nobody waits."""
+    rests: list[None] = []
+    monkeypatch.setattr(DutyCycle, "rest", lambda _: rests.append(None))
+    rounds, session.scheduling.rounds = session.scheduling.rounds, None
+    session.scheduling.plan({A: info("a")})
+    assert not rests
+    session.scheduling.rounds = rounds
+    session.scheduling.plan({A: info("a"), B: info("b")})
+    assert rests

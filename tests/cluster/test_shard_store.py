@@ -96,6 +96,27 @@ def test_what_is_packed_is_told_layer_by_layer(source: Counting, tmp_path: Path)
     assert [{tile.sha256 for tile in layer} for layer in described[2]] == told[LAYERS:]
 
 
+def test_between_layers_others_have_their_turn(source: Counting, tmp_path: Path) -> None:
+    store, turns = store_of(source, tmp_path), list[int]()
+    store.describe(PARTS, between=lambda: turns.append(source.cuts_made))
+    assert turns[:LAYERS] == list(range(1, LAYERS + 1))
+
+
+def test_where_nothing_is_new_the_disk_is_not_searched(
+    source: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = store_of(source, tmp_path).describe(PARTS)
+    again = store_of(source, tmp_path)
+
+    def searched(*_: object) -> None:
+        raise AssertionError("there are many files")
+
+    monkeypatch.setattr(ShardCache, "prune", searched)
+    assert again.describe(PARTS) == described
+    with pytest.raises(AssertionError, match="many files"):
+        again.describe([range(0, 64)])
+
+
 def test_nothing_is_told_without_a_disk(source: Counting, tmp_path: Path) -> None:
     """Each tile would have to be cut again."""
     (tmp_path / "file").write_text("")

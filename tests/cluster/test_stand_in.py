@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.shard_store import ShardStore
-from halo_edge.cluster.stand_in import StandIn
+from halo_edge.cluster.stand_in import Desk, StandIn
 from halo_edge.compute.context import aligned
 from halo_edge.compute.ffn import FfnGraphs
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import Wire, WireCodec
 from halo_edge.groups.ffn_source import FfnSource
+from halo_edge.groups.partition import tiles
 from halo_edge.groups.profile import Profile
 from halo_edge.model.gguf_file import GgufFile
 from halo_edge.sync.ids import DeviceId
@@ -37,17 +39,20 @@ class Root:
         self.partial_codec = WireCodec(wire.partial, WIDTH)
         self.x: NDArray[np.float32] = aligned((MAX_TOKENS, WIDTH), np.float32)
         self.encoder = self.x_codec.encoder(self.x)
-        self.stand_in = StandIn(
+        self.desk = Desk(
             self.store,
-            {device: [neurons] for device, neurons in NEURONS.items()},
             LAYERS,
             Runtime(1),
             self.encoder,
             self.x_codec,
             self.partial_codec,
             MAX_TOKENS,
-            {},
         )
+        self.stand_in = self.next(NEURONS)
+
+    def next(self, neurons: Mapping[DeviceId, range]) -> StandIn:
+        """The next epoch's."""
+        return StandIn({d: tiles(n) for d, n in neurons.items()}, self.desk)
 
     def encode(self, tokens: int, seed: int = 0) -> memoryview:
         self.x[:] = np.random.default_rng(seed).standard_normal(self.x.shape)
@@ -58,7 +63,7 @@ class Root:
         tokens = len(x) // self.x_codec.row_bytes
         out = memoryview(bytearray(tokens * self.partial_codec.row_bytes))
         graphs = FfnGraphs(
-            Runtime(1, repack=repack),
+            Runtime(1, repack=repack, joins=not repack),
             [self.store.weights(layer, NEURONS[device])],
             self.x_codec.rows(memoryview(bytearray(x))),
             self.partial_codec.rows(out),
@@ -151,7 +156,7 @@ def test_the_cost_follows_measurements(
         now += took
         return now
 
-    monkeypatch.setattr("halo_edge.cluster.stand_in.time.monotonic", clock)
+    monkeypatch.setattr("halo_edge.cluster.stand_in.time", SimpleNamespace(monotonic=clock))
     took = 0.25
     stand_in.compute(ONE, 0, 1)
     assert stand_in.cost_s(ONE, 1) == 0.25
@@ -163,24 +168,92 @@ def test_the_cost_follows_measurements(
     assert stand_in.cost_s(TWO, 1) < 0.04
 
 
-def test_got_ready_it_looks_at_no_tile_any_more(
+def test_got_ready_it_is_the_worker_to_the_last_bit(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whose weights are repacked; and for that it looks at no tile any more."""
     monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 30, 1 << 30))
     root, other = Root(source, tmp_path / "a"), Root(source, tmp_path / "b")
+    n_tiles = sum(len(tiles(neurons)) for neurons in NEURONS.values())
     steps = sum(1 for _ in root.stand_in.get_ready())
-    assert steps == 2 * LAYERS  # nobody stands in for who has nothing
+    assert steps == LAYERS * (n_tiles + 2)  # nobody stands in for who has nothing
+    forbid_looking(root, monkeypatch)
+    for device in (ONE, TWO):
+        for layer in range(LAYERS):
+            for tokens in (1, 3):
+                x = root.encode(tokens, seed=layer)
+                found = bytes(root.stand_in.compute(device, layer, tokens))
+                assert found == other.worker(device, layer, x, repack=True)
 
+
+def forbid_looking(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: object) -> None:
         raise AssertionError("it was to be ready")
 
     monkeypatch.setattr(root.store, "weights", none_left)
-    for device in (ONE, TWO):
-        for layer in range(LAYERS):
-            root.encode(1, seed=layer)
-            other.encode(1, seed=layer)
-            found = bytes(root.stand_in.compute(device, layer, 1))
-            assert found == bytes(other.stand_in.compute(device, layer, 1))
+
+
+def test_got_ready_in_part_it_has_use_of_that(
+    source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 30, 1 << 30))
+    root = Root(source, tmp_path)
+    steps = root.stand_in.get_ready()
+    for _ in range(len(tiles(NEURONS[ONE])) + 1):  # its first layer
+        next(steps)
+    root.encode(1)
+    with monkeypatch.context() as patch:
+        forbid_looking(root, patch)
+        root.stand_in.compute(ONE, 0, 1)
+        with pytest.raises(AssertionError, match="was to be ready"):
+            root.stand_in.compute(ONE, 1, 1)
+    root.stand_in.compute(ONE, 1, 1)
+
+
+def test_the_next_epoch_has_what_is_ready(
+    source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes on with the same neurons is ready at once; of others the tiles are; and what two
+    epochs running had no use for is let go."""
+    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 30, 1 << 30))
+    root = Root(source, tmp_path)
+    assert list(root.stand_in.get_ready())
+    forbid_looking(root, monkeypatch)
+    moved = root.next({ONE: NEURONS[TWO], TWO: NEURONS[ONE]})
+    assert not list(moved.get_ready())
+    together = root.next({ONE: range(128, 512)})
+    assert list(together.get_ready())
+    root.encode(1)
+    assert any(together.compute(ONE, 0, 1))
+    assert any(root.stand_in.compute(ONE, 0, 1))  # of an epoch that may still be in use
+    for _ in range(2):
+        root.next({})
+    gone = root.next({ONE: NEURONS[ONE]})
+    with pytest.raises(AssertionError, match="was to be ready"):
+        list(gone.get_ready())
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_out_of_the_model_s_file(
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+) -> None:
+    """Where it has the neurons in order and is in memory, no tile is looked at."""
+    root = Root(FfnSource(GgufFile.open(make_model(quantization="q4_0"))), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("halo_edge.cluster.stand_in.resident_share", lambda _: 0.5)
+        from_tiles = root.next(NEURONS)
+    x = root.encode(tokens)
+    expected = root.worker(TWO, 1, x, repack=False)
+    assert bytes(from_tiles.compute(TWO, 1, tokens)) == expected
+    expected_partial = root.partial_codec.decode(memoryview(expected), tokens)
+    forbid_looking(root, monkeypatch)
+    found = root.partial_codec.decode(root.next(NEURONS).compute(TWO, 1, tokens), tokens)
+    np.testing.assert_allclose(
+        found, expected_partial, atol=0.01 * float(np.abs(expected_partial).max())
+    )
 
 
 def test_what_is_too_large_for_the_memory_is_not_got_ready(

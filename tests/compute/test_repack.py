@@ -61,6 +61,23 @@ def test_a_column_range_is_packed(make_model: Any) -> None:
     assert np.abs(product(Runtime(1), part, small) - whole).max() < 2e-3 * np.abs(whole).max()
 
 
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_in_place_a_column_range_is_not_copied(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    matrix = up_weights(make_model(quantization="q4_0", hidden=256, n_layers=1))
+    part = matrix.column_range(64, 128)
+    assert part is not None
+    packed, x = part.contiguous(), some_x(tokens, 64)
+    expected = product(Runtime(1, repack=False), packed, x)
+
+    def never(_: Matrix) -> Matrix:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(Matrix, "contiguous", never)
+    np.testing.assert_allclose(product(Runtime(1, repack=False), part, x), expected, rtol=1e-5)
+
+
 def test_a_matrix_is_repacked_once(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = up_weights(make_model(quantization="q4_0", hidden=256, n_layers=1))
     runtime, x = Runtime(1), some_x(1, 256)

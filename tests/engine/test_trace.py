@@ -73,6 +73,19 @@ def test_counts_are_since_the_round_before() -> None:
     ]
 
 
+def test_counts_begin_anew_with_another_epoch() -> None:
+    recorder = Recorder(10, Clock())
+    recorder.begin_step(1)
+    for totals in ((7, 5, 1000), (1, 2, 300), (1, 2, 400)):
+        recorder.begin_round()
+        recorder.end_round(*totals)
+    assert rows(recorder, "wants", "retransmissions", "bytes") == [
+        (7, 5, 1000),
+        (1, 2, 300),
+        (0, 0, 100),
+    ]
+
+
 def test_full() -> None:
     """The first spans stay, whatever kind comes after."""
     recorder = Recorder(2, Clock())

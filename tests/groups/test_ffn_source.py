@@ -85,6 +85,20 @@ def test_a_shard_has_the_neurons_of_its_range(make_model: Callable[..., Path]) -
         np.testing.assert_array_equal(alone.down.bytes_2d(), shard.down.bytes_2d())
 
 
+def test_neurons_in_the_file_s_order_are_a_part_of_it(make_model: Callable[..., Path]) -> None:
+    gguf = GgufFile.open(make_model(quantization="q4_0"))
+    source = FfnSource(gguf)
+    part = source.mapped(1, range(128, 192))
+    cut, whole = source.cut(1, range(128, 192)), source.whole(1)
+    assert part is not None
+    for name in ("gate", "up", "down"):
+        mapped, expected = getattr(part, name), getattr(cut, name)
+        assert np.array_equal(mapped.bytes_2d(), expected.bytes_2d())
+        assert np.shares_memory(mapped.data, getattr(whole, name).data)
+    assert source.mapped(1, range(128, 144)) is None  # half a block of `down`
+    assert FfnSource(gguf, permutations()).mapped(1, range(128, 192)) is None
+
+
 def test_down_is_requantised_as_asked(make_model: Callable[..., Path]) -> None:
     gguf = GgufFile.open(make_model(quantization="q4_0", hidden=256, ffn=FFN, n_layers=LAYERS))
     shard = FfnSource(gguf, permutations()).cut(0, PARTS[0])

@@ -106,6 +106,14 @@ def test_the_same_cluster_the_same_plan() -> None:
     assert schedule(made, WORK).plan == schedule(made, WORK).plan
 
 
+def test_between_programs_something_else_can_be_done() -> None:
+    """Which changes nothing."""
+    devices, turns = cluster(worker(), worker("pi5")), list[None]()
+    found = schedule(devices, workload(), between=lambda: turns.append(None))
+    assert found == schedule(devices, workload())
+    assert len(turns) >= 3  # with both workers, with one, with none
+
+
 def test_speeds() -> None:
     found = sizes(schedule(cluster(worker("pi5"), worker(), worker("pi3")), workload()))
     assert found[1] > found[0] > found[3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,10 +73,11 @@ def assign(
     workers: Mapping[DeviceId, WorkerInfo],
     holdings: Holdings,
     fills: Mapping[DeviceId, FillTask],
+    between: Callable[[], object],
 ) -> Assigned:
     """Ask all at once: they load at the same time, and others may do something meanwhile. What has
     to be packed first they are told of layer by layer, so that they fetch it meanwhile. `fills`: of
-    those that are to make theirs."""
+    those that are to make theirs. `between` is called after each layer that is packed."""
     names = {device: worker.worker for device, worker in workers.items()}
 
     def coming(device: DeviceId, tiles: list[Tile]) -> None:
@@ -88,7 +89,7 @@ def assign(
                 congestion_control=zenoh.CongestionControl.BLOCK,
             )
 
-    shards = holdings.shards(coming)
+    shards = holdings.shards(coming, between)
     pending = []
     for device, worker in workers.items():
         assignment = Assignment(

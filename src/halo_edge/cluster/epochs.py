@@ -14,6 +14,7 @@ import zenoh
 
 from halo_edge.cluster.ahead import repack_ffn
 from halo_edge.cluster.assigning import Assigned, Terms, assign, leave_out
+from halo_edge.cluster.duty_cycle import EAGER, FREE, DutyCycle
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
@@ -22,7 +23,7 @@ from halo_edge.cluster.messages import FillTask, Transport, WorkerInfo
 from halo_edge.cluster.readying import Readying
 from halo_edge.cluster.relaxing import Relaxable
 from halo_edge.cluster.speed import DecodeClock
-from halo_edge.cluster.stand_in import StandIn
+from halo_edge.cluster.stand_in import Desk, StandIn
 from halo_edge.compute.activations import Activations, StepInputs
 from halo_edge.compute.ffn import FfnGraphs
 from halo_edge.compute.partials import PartialSum
@@ -62,21 +63,27 @@ class Epochs:
         self._packing = packing
         self._runtime = runtime
         self._inputs = inputs
-        self._encoder = x
         self._x = Rows.f32(activations.x)
         self._ffn = Rows.f32(activations.ffn)
-        self._max_tokens = activations.max_tokens
         self._stall_timeout_s = stall_timeout_s
         self._tell = tell
-        self._x_codec = WireCodec(terms.wire.x, terms.width)
         self._partial_codec = WireCodec(terms.wire.partial, terms.width)
+        self._desk = Desk(
+            packing.store,
+            packing.n_layers,
+            runtime,
+            x,
+            WireCodec(terms.wire.x, terms.width),
+            self._partial_codec,
+            activations.max_tokens,
+        )
         self._sketch: Sketch | None = None
         if packing.profile is not None:
             self._sketch = Sketch(packing.profile, len(activations.x), activations.x)
         self._number = 0
+        self._duty = DutyCycle(share=EAGER, free=FREE)
         self._readying: Readying | None = None
         self._holdings: Holdings | None = None
-        self._reading_s: dict[range, float] = {}
         self._last_own: tuple[range, FfnGraphs] | None = None
         self._ahead: ThreadPoolExecutor | None = None
 
@@ -141,7 +148,8 @@ class Epochs:
         fills: Mapping[DeviceId, FillTask],
     ) -> Epoch:
         number = self._number
-        assigned = assign(self._control, self._terms, number, workers, holdings, fills)
+        self._duty.begin()
+        assigned = assign(self._control, self._terms, number, workers, holdings, fills, self._rest)
         neurons = holdings.neurons[ROOT]
         if self._last_own is None or self._last_own[0] != neurons:
             # Its repacked weights go when it goes.
@@ -173,10 +181,14 @@ class Epochs:
         )
         names = {device: worker.worker for device, worker in workers.items()}
         partials = [self._partial_codec.rows(rounds.partial_memory(device)) for device in names]
-        stand_in = self._stand_in(holdings)
-        assigned.wait()
         self._end_readying()
-        self._readying = Readying(stand_in.get_ready())
+        stand_in = self._stand_in(holdings)
+        if number:  # beside the loading of the workers, and rounds of the epoch before
+            self._get_ready(stand_in)
+            assigned.wait()
+        else:  # the first token comes first
+            assigned.wait()
+            self._get_ready(stand_in)
         return Epoch(
             rounds,
             names,
@@ -187,31 +199,33 @@ class Epochs:
             None,
         )
 
+    def _get_ready(self, stand_in: StandIn) -> None:
+        self._readying = Readying(stand_in.get_ready())
+
     def _end_readying(self) -> None:
         if self._readying is not None:
             self._readying.stop()
 
     def _own(self, holdings: Holdings, runtime: Runtime) -> FfnGraphs:
         own = self._graphs(holdings, runtime)
-        own.prepare()
+        self._duty.begin()
+        for layer in range(self._packing.n_layers):
+            own.prepare_layer(layer)
+            self._rest()
         return own
+
+    def _rest(self) -> None:
+        """For rounds of the epoch before, if there is one."""
+        if self._number:
+            self._duty.rest()
 
     def _graphs(self, holdings: Holdings, runtime: Runtime) -> FfnGraphs:
         projections = self._sketch.projections if self._sketch is not None else None
         return FfnGraphs(runtime, holdings.own(), self._x, self._ffn, projections)
 
     def _stand_in(self, holdings: Holdings) -> StandIn:
-        return StandIn(
-            self._packing.store,
-            {device: pieces for device, pieces in holdings.pieces.items() if device != ROOT},
-            self._packing.n_layers,
-            self._runtime,
-            self._encoder,
-            self._x_codec,
-            self._partial_codec,
-            self._max_tokens,
-            self._reading_s,
-        )
+        workers = {device: pieces for device, pieces in holdings.pieces.items() if device != ROOT}
+        return StandIn(workers, self._desk)
 
     def _relaxable(
         self, plan: Plan, holdings: Holdings, names: Mapping[DeviceId, str]

@@ -101,10 +101,12 @@ class Holdings:
         )
 
     def shards(
-        self, coming: Callable[[DeviceId, list[Tile]], None] | None = None
+        self,
+        coming: Callable[[DeviceId, list[Tile]], None] | None = None,
+        between: Callable[[], object] = lambda: None,
     ) -> dict[DeviceId, Shards]:
         """The tiles of every layer, of each worker. Packs what is not on disk; `coming` is told,
-        layer by layer, what it has packed of a worker's own."""
+        layer by layer, what it has packed of a worker's own; `between` is called after each."""
         packing = self._packing
         # Without a profile the root's own shard is a part of the mapped model file.
         packed = [d for d in self.held if d != ROOT or packing.profile is not None]
@@ -113,7 +115,9 @@ class Holdings:
         new = [piece for piece in wanted if piece not in self._described]
         if new:
             told = self._by_device(coming) if coming is not None else None
-            self._described.update(zip(new, packing.store.describe(new, told), strict=True))
+            self._described.update(
+                zip(new, packing.store.describe(new, told, between), strict=True)
+            )
         self._described = {piece: self._described[piece] for piece in wanted}
         found = {}
         for device in packed:

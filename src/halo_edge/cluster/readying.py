@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Final
 
+from halo_edge.cluster.duty_cycle import DutyCycle
 from halo_edge.cluster.replica_loader import lower_priority
 from halo_edge.errors import HaloError
 
-# Times as long as a step took: whoever computes tokens shares the processors.
-REST: Final = 4.0
-MAX_REST_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 1.0
 
 
@@ -37,11 +34,9 @@ class Readying:
 
     def _run(self) -> None:
         lower_priority()
+        duty = DutyCycle(self._stopped)
+        duty.begin()
         with contextlib.suppress(HaloError):  # whoever stands in will be told
-            while not self._stopped.is_set():
-                begun_s = time.monotonic()
-                try:
-                    next(self._steps)
-                except StopIteration:
+            for _ in self._steps:
+                if duty.rest():
                     return
-                self._stopped.wait(min(REST * (time.monotonic() - begun_s), MAX_REST_S))

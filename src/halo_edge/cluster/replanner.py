@@ -194,7 +194,7 @@ class Replanner:
     def _look(self) -> None:
         """Whether a plan is due, and carry it out."""
         now = time.monotonic()
-        self._urgent = False
+        urgent, self._urgent = self._urgent, False
         self._listen(now)
         if self._replaced(now):
             return
@@ -206,6 +206,8 @@ class Replanner:
         chosen = self._chosen(self._members)
         if self._incomplete:
             self._complete(chosen)
+            return
+        if urgent:  # just now the root begins to compute for who left: that comes first
             return
         try:
             better = self._planner.better(self._plan, chosen, now)

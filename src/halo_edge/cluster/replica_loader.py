@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from halo_edge.cluster.duty_cycle import DutyCycle
 from halo_edge.cluster.held_tiles import HeldTiles
 from halo_edge.cluster.messages import Assignment, Tile
 from halo_edge.cluster.tile_source import TileSource
@@ -25,8 +26,6 @@ BEGIN_S: Final = 10.0
 LOOK_S: Final = 0.25
 # How often it is tried whether there is memory by now: the epoch before may still have it.
 RETRY_S: Final = 2.0
-# Times as long as a piece took.
-REST: Final = 4.0
 # After one that took long, as one does that waits behind others, loading goes on after this.
 MAX_REST_S: Final = 2.0
 
@@ -53,7 +52,7 @@ class ReplicaLoader:
         self._room = room
         self._tell = tell
         self._stopped = threading.Event()
-        self._rested_at = 0.0
+        self._duty = DutyCycle(self._stopped, max_rest_s=MAX_REST_S)
         self._thread = threading.Thread(target=self._run, name="replicas", daemon=True)
         if self._tiles:
             self._thread.start()
@@ -90,7 +89,7 @@ class ReplicaLoader:
         if self._held.get(tile.sha256) is not None:
             return True
         layout = spec_of_tile(self._width, tile)
-        self._rested_at = time.monotonic()
+        self._duty.begin()
         packed = self._source.load_gently(tile.sha256, layout.nbytes, self._rest)
         self._rest()
         if not self._room(layout.nbytes):
@@ -100,12 +99,9 @@ class ReplicaLoader:
         return True
 
     def _rest(self) -> None:
-        """Longer than the last piece took, so that links, disk and processors are free for most of
-        the time."""
-        took_s = time.monotonic() - self._rested_at
-        if self._stopped.wait(min(REST * took_s, MAX_REST_S)):
+        """So that links, disk and processors are free for most of the time."""
+        if self._duty.rest():
             raise _StoppedError
-        self._rested_at = time.monotonic()
 
 
 class _StoppedError(Exception):

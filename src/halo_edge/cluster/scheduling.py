@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Protocol
 
+from halo_edge.cluster.duty_cycle import EAGER, FREE, DutyCycle
 from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_devices import LiveDevices
 from halo_edge.cluster.measuring import Measured
@@ -91,6 +92,8 @@ class Scheduling:
         self._probed_at = -math.inf
         self._make_devices = devices
         self._replanning = replanning
+        self._replanning.between = self._rest
+        self._duty = DutyCycle(share=EAGER, free=FREE)
         self._measures = measures
         self._ask = ask
 
@@ -110,6 +113,7 @@ class Scheduling:
         if self.rounds is not None:
             self._hear({d: worker for d, worker in workers.items() if d not in new})
         numbers = list(workers)
+        self._duty.begin()
         return _planned(self._replanning.plan(self._devices.cluster(numbers)), numbers)
 
     def inherited(self, plan: Plan, workers: Workers) -> Planned | None:
@@ -159,8 +163,13 @@ class Scheduling:
         self.outlook = Outlook(
             Predictions(cluster, workload).tpot_s(in_use), bound_s(cluster, workload)
         )
+        self._duty.begin()
         found = self._replanning.better(cluster, in_use, now)
         return None if found is None else _planned(found, numbers)
+
+    def _rest(self) -> None:
+        if self.rounds is not None:
+            self._duty.rest()
 
     def relax(self, kl_budget: float) -> None:
         """Nats a token that may be spent from now on. Any thread may say so."""

@@ -111,6 +111,14 @@ class ShardCache:
         except OSError as error:
             raise HaloError(f"a shard cannot be read ({error.strerror})") from None
 
+    def names(self) -> frozenset[str]:
+        """Of the files that are there."""
+        try:
+            with os.scandir(self.directory) as entries:
+                return frozenset(entry.name for entry in entries)
+        except OSError:
+            return frozenset()
+
     def remove(self, sha256: str) -> None:
         """Delete a shard that turned out to be damaged."""
         with contextlib.suppress(OSError):

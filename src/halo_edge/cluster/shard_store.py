@@ -45,24 +45,34 @@ class ShardStore:
         self._packed: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
 
     def describe(
-        self, parts: Sequence[range], packed: Callable[[Mapping[range, Tile]], None] | None = None
+        self,
+        parts: Sequence[range],
+        packed: Callable[[Mapping[range, Tile]], None] | None = None,
+        between: Callable[[], object] = lambda: None,
     ) -> list[list[list[Tile]]]:
         """For each of `parts`, ranges of neurons, the tiles of every layer; none for no neurons.
 
         Packs those that are not on disk. `packed` is told those of each layer when they are there
-        to be fetched, by their neurons: not where the disk does not take them.
+        to be fetched, by their neurons: not where the disk does not take them. `between` is called
+        after each layer.
         """
         wanted = list(dict.fromkeys(tile for part in parts for tile in tiles(part)))
+        new = False
         for layer in range(self._n_layers):
             missing = [part for part in wanted if not self._has(layer, part)]
             if missing:
+                new = True
                 cut = self._source.cuts(layer, missing)
                 for part, weights in zip(missing, cut, strict=True):
                     self._add(layer, part, weights)
                 if packed is not None and self._disk_takes:
                     packed({part: self._tile(layer, part) for part in missing})
-        self._index.save(self._on_disk)
-        self._cache.prune(frozenset(self._sizes) | {self._index.file_name})
+            between()
+        if new:  # each takes a look at all files, of which there are many
+            on_disk = self._cache.names()
+            self._index.save(lambda tile: tile.sha256 in on_disk)
+            between()
+            self._cache.prune(frozenset(self._sizes) | {self._index.file_name})
         return [
             [[self._tile(layer, tile) for tile in tiles(part)] for layer in range(self._n_layers)]
             for part in parts
@@ -104,6 +114,10 @@ class ShardStore:
         rest.
         """
         return [self._mapped_tile(layer, tile) for tile in tiles(neurons)]
+
+    def in_model(self, layer: int, neurons: range) -> FfnWeights | None:
+        """See `FfnSource.mapped`."""
+        return self._source.mapped(layer, neurons)
 
     def mapped(self, layer: int, neurons: range) -> list[NDArray[np.uint8]]:
         """Those packed tiles that are on disk, mapped for their pages and not for their content,

@@ -1,10 +1,13 @@
-"""Computes at the root what a worker does not answer, from the packed shards on the root's disk.
+"""Computes at the root what a worker does not answer.
 
-The shards are mapped and not repacked: until they are needed they cost no memory, and then only
-the kernel's page cache, which it may take back. The graph is the worker's, from the x that was
-sent to the partial that would have come: with the same kernels to the last bit. Workers multiply
-repacked weights where they can, whose kernels may add in another order; then the two differ as two
-kinds of CPU do.
+Where there is memory for it the worker's shard is got ready beforehand, repacked as the worker has
+it (`spare_shards`). What is not ready is computed where it lies, and costs no memory but the
+kernel's page cache, which it may take back: in the model's file, if that is in memory and has these
+neurons one after another; else in the packed shards on the root's disk.
+
+The graph is the worker's, from the x that was sent to the partial that would have come: with the
+same kernels to the last bit. What lies in place is not repacked; kernels of repacked weights may
+add in another order, and then the two differ as two kinds of CPU do.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from typing import Final
 import numpy as np
 
 from halo_edge.cluster.limits import has_room
+from halo_edge.cluster.readying import Readying
 from halo_edge.cluster.shard_store import ShardStore
-from halo_edge.compute.ffn import FfnGraphs, LayerWeights
+from halo_edge.cluster.spare_shards import SpareShards
+from halo_edge.compute.ffn import FfnGraphs, LayerWeights, WeightsByLayer
 from halo_edge.compute.mapped import resident_share, want_mapped_pages
 from halo_edge.compute.runtime import Runtime
 from halo_edge.compute.wire import RowEncoder, WireCodec
@@ -30,43 +35,62 @@ MEMORY_BYTES_PER_S: Final = 3e9
 MULTIPLICATIONS_PER_S: Final = 5e9
 # So many, and a few more, are looked at for that.
 GUESSED_LAYERS: Final = 4
+# So much of the model's file has to be, for who reads it where it lies: else it would read rows of
+# `down` of which it needs a part.
+IN_MEMORY: Final = 0.95
 # The weight of a new measurement: the first is of pages that had to be read and graphs that had to
 # be built, and must not count for long.
 _NEWEST: Final = 0.25
 
 
-class StandIn:
-    """`pieces`: of neurons, what each worker holds of every layer. `x`: where each round's x is
-    encoded.
-
-    Runs in the root's thread, between its own graphs, but for `get_ready`.
-    """
+class Desk:
+    """What the stand-ins of a session's epochs have in common: `x`, where each round's is encoded,
+    where the partial goes, what is ready, and what is known of reading."""
 
     def __init__(
         self,
         store: ShardStore,
-        pieces: Mapping[DeviceId, Sequence[range]],
         n_layers: int,
         runtime: Runtime,
         x: RowEncoder,
         x_codec: WireCodec,
         partial_codec: WireCodec,
         max_tokens: int,
-        reading_s: dict[range, float],
     ) -> None:
-        """`reading_s`: what was found out of pieces before, of a layer each; it is added to."""
-        self._store = store
-        self._pieces = pieces
-        self._n_layers = n_layers
-        self._runtime = runtime
-        self._x = x_codec.rows(x.memory)
-        self._row_bytes = partial_codec.row_bytes
-        self._width = partial_codec.width
-        self._partial = memoryview(bytearray(max_tokens * self._row_bytes))
-        self._out = partial_codec.rows(self._partial)
-        self._graphs: dict[DeviceId, FfnGraphs] = {}
+        self.store = store
+        self.n_layers = n_layers
+        self.runtime = runtime
+        self.row_bytes = partial_codec.row_bytes
+        self.width = partial_codec.width
+        self.partial = memoryview(bytearray(max_tokens * self.row_bytes))
+        self.x = x_codec.rows(x.memory)
+        self.out = partial_codec.rows(self.partial)
+        self.spare = SpareShards(store, n_layers, runtime, self.x, self.out)
+        self.reading_s: dict[range, float] = {}
+        """Of pieces, in a layer each: what was found out before."""
+
+
+class StandIn:
+    """`pieces`: of neurons, what each worker holds of every layer. `desk`: see `Desk`.
+
+    Runs in the root's thread, between its own graphs, but for `get_ready`.
+    """
+
+    def __init__(
+        self,
+        pieces: Mapping[DeviceId, Sequence[range]],
+        desk: Desk,
+    ) -> None:
+        self._store = desk.store
+        self._pieces = {device: tuple(each) for device, each in pieces.items()}
+        self._desk = desk
+        self._n_layers = desk.n_layers
+        held = {device: each for device, each in self._pieces.items() if any(each)}
+        self._spare = dict(zip(held, desk.spare.of(list(held.values())), strict=True))
+        self._mapped: dict[DeviceId, FfnGraphs] = {}
+        self._begun: set[DeviceId] = set()  # those that are got ready
         self._measured_s: dict[tuple[DeviceId, int], float] = {}
-        self._reading_s = reading_s
+        self._in_model = {device: self._from_model(each) for device, each in held.items()}
         # Beforehand: looking at all the tiles takes longer than a round may.
         self._guess_s = {device: self._guess(device) for device in pieces}
 
@@ -74,35 +98,39 @@ class StandIn:
         """The partial of `device` for the x encoded last: u8[tokens * partial_row_bytes], valid
         until the next call."""
         begun_s = time.monotonic()
-        graphs = self._graphs.get(device)
-        if graphs is None:
-            graphs = self._graphs[device] = self._made(device)
+        spare = self._spare.get(device)
+        if spare is not None and layer in spare.layers:
+            graphs = spare.graphs
+        else:
+            graphs = self._mapped.get(device) or self._in_place(device)
         if not graphs.run(layer, tokens):
-            self._out.clear(tokens)
+            self._desk.out.clear(tokens)
         self._measure(device, tokens, time.monotonic() - begun_s)
-        return self._partial[: tokens * self._row_bytes]
+        return self._desk.partial[: tokens * self._desk.row_bytes]
 
     def get_ready(self) -> Iterator[None]:
-        """Step by step what the first `compute` for one token would have to do: map tiles, check
-        them, make graphs. Another thread may, meanwhile; and once only. Devices are left out whose
-        tiles would take more than half of the memory that is left, and all where a control group
-        limits it."""
-        for device, pieces in self._pieces.items():
-            if not any(pieces) or not self._fits(device):
-                continue
-            graphs = self._made(device)
-            for layer in range(self._n_layers):
-                graphs.prepare_layer(layer)
-                yield
-            self._graphs.setdefault(device, graphs)
+        """Step by step what the first `compute` for one token would have to do, and repack. Another
+        thread may, meanwhile. Devices are left out whose shards would take more than half of the
+        memory that is left, and all where a control group limits it."""
+        for device, spare in self._spare.items():
+            pieces = self._pieces[device]
+            if self._fits(device):
+                self._begun.add(device)
+                yield from self._desk.spare.get_ready(pieces, spare)
 
-    def _made(self, device: DeviceId) -> FfnGraphs:
-        weights = _Shards(self._store, self._pieces[device], self._n_layers)
-        return FfnGraphs(self._runtime.in_place(), weights, self._x, self._out)
+    def _in_place(self, device: DeviceId) -> FfnGraphs:
+        desk = self._desk
+        weights: WeightsByLayer = self._in_model.get(device, ())
+        if not weights:
+            weights = _Shards(self._store, self._pieces[device], self._n_layers)
+        graphs = FfnGraphs(desk.runtime.in_place(), weights, desk.x, desk.out)
+        self._mapped[device] = graphs
+        return graphs
 
     def _fits(self, device: DeviceId) -> bool:
         tiles = [tile for piece in self._pieces[device] for tile in self._store.mapped(0, piece)]
-        return has_room(self._n_layers * sum(tile.nbytes for tile in tiles))
+        left = self._n_layers - len(self._spare[device].layers)
+        return has_room(left * sum(tile.nbytes for tile in tiles))
 
     def cost_s(self, device: DeviceId, tokens: int) -> float:
         """How long `compute` is likely to take: as lately, for about so many tokens, or else from
@@ -114,28 +142,47 @@ class StandIn:
         return reading_s + tokens * token_s
 
     def prefetch(self, device: DeviceId) -> None:
-        """Have the kernel read the device's shards in the background, unless they were got ready:
-        then it has."""
-        if device in self._graphs:
-            return
+        """Have the kernel read the device's shards in the background, unless somebody reads them to
+        get them ready, or nobody has to. To ask for all takes longer than a round may, so that is
+        done beside the rounds, too."""
+        if device not in self._begun and not self._in_model.get(device):
+            Readying(self._want(device))
+
+    def _want(self, device: DeviceId) -> Iterator[None]:
         for layer in range(self._n_layers):
             for piece in self._pieces[device]:
                 for tile in self._store.mapped(layer, piece):
                     want_mapped_pages(tile)
+                yield
 
     def _measure(self, device: DeviceId, tokens: int, took_s: float) -> None:
         key = (device, tokens.bit_length())
         before_s = self._measured_s.get(key, took_s)
         self._measured_s[key] = before_s + _NEWEST * (took_s - before_s)
 
+    def _from_model(self, pieces: Sequence[range]) -> Sequence[LayerWeights]:
+        """Of every layer; of none, where they are not one part of the file, or it is to be read."""
+        neurons = range(pieces[0].start, pieces[-1].stop)
+        if len(neurons) != sum(map(len, pieces)):
+            return ()
+        layers = [self._store.in_model(layer, neurons) for layer in range(self._n_layers)]
+        found = [weights for weights in layers if weights is not None]
+        looked_at = found[:: max(1, self._n_layers // GUESSED_LAYERS)]
+        stored = [matrix.data for w in looked_at for matrix in (w.gate, w.up, w.down)]
+        if len(found) < len(layers) or min(map(resident_share, stored)) < IN_MEMORY:
+            return ()
+        return [(weights,) for weights in found]
+
     def _guess(self, device: DeviceId) -> tuple[float, float]:
         """Seconds for reading a layer's shard, and for each token."""
-        reading_s = self._reading_s
+        reading_s = self._desk.reading_s
+        products = self._products(sum(map(len, self._pieces[device])))
+        token_s = products / (MULTIPLICATIONS_PER_S * self._desk.runtime.threads)
+        if self._in_model.get(device):
+            return products / MEMORY_BYTES_PER_S, token_s
         for piece in self._pieces[device]:
             if piece not in reading_s:
                 reading_s[piece] = self._guess_reading_s(piece)
-        products = self._products(sum(map(len, self._pieces[device])))
-        token_s = products / (MULTIPLICATIONS_PER_S * self._runtime.threads)
         return sum(reading_s[piece] for piece in self._pieces[device]), token_s
 
     def _guess_reading_s(self, piece: range) -> float:
@@ -150,7 +197,7 @@ class StandIn:
 
     def _products(self, neurons: int) -> float:
         """Of one token, in a layer."""
-        return 3.0 * neurons * self._width
+        return 3.0 * neurons * self._desk.width
 
 
 class _Shards:

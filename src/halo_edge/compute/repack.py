@@ -2,7 +2,7 @@
 
 ggml has a buffer type for such copies, with kernels of its own. Which weights it takes depends on
 their type and shape and on the CPU, and only trying tells. The others stay where they lie, but for
-those whose rows lie apart.
+those whose rows lie apart; where nothing is to be repacked, these too.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class WeightStore:
         found = self._placed.get(matrix.key)
         if found is None:
             found = self._placed.setdefault(matrix.key, _Placed(matrix))
-        return found.get(lambda source: self._repacked(source) or _contiguous(source))
+        return found.get(self._made)
 
     def forget(self, matrix: Weights) -> None:
         """Let it go with the graphs that use it."""
@@ -116,6 +116,11 @@ class WeightStore:
         for field in ("data", "buffer", "extra"):
             setattr(tensor.contents, field, getattr(placed.tensor.contents, field))
         return tensor
+
+    def _made(self, source: Weights) -> _Repacked | Matrix:
+        if self._in_place and isinstance(source, Matrix):
+            return source
+        return self._repacked(source) or _contiguous(source)
 
     def _repacked(self, matrix: Weights) -> _Repacked | None:
         if self._buffer_type is None:

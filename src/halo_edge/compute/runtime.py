@@ -124,6 +124,11 @@ class Runtime:
         must not run at the same time."""
         return Runtime(self.threads, shared=self._threads)
 
+    def piecewise(self) -> Runtime:
+        """Another with the same threads, whose weights are repacked tile by tile, as a worker's
+        are. The graphs of both must not run at the same time."""
+        return Runtime(self.threads, joins=False, shared=self._threads)
+
     def work_buffer(self, size: int) -> NDArray[np.uint8]:
         """A scratch buffer of at least `size` bytes; graphs run one at a time, so they share it.
 

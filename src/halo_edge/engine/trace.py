@@ -160,6 +160,9 @@ class Recorder(Tracer):
     def end_round(self, wants: int, retransmissions: int, nbytes: int) -> None:
         if self._end < len(self._buffer):
             before = self._counted
+            # A worker counts anew in each epoch.
+            if wants < before[0] or retransmissions < before[1] or nbytes < before[2]:
+                before = (0, 0, 0)
             _COUNTS.pack_into(
                 self._buffer,
                 self._end + _COUNTS_AT,

@@ -46,6 +46,16 @@ class FfnSource:
         """All neurons of `layer` as the file has them, mapped."""
         return FfnWeights.from_gguf(self._gguf, layer)
 
+    def mapped(self, layer: int, neurons: range) -> FfnWeights | None:
+        """Consecutive `neurons` of `layer` as a part of the mapped file; None where they are not
+        that: with a permutation, and where the range cuts a quantisation block of `down`."""
+        whole = self.whole(layer)
+        down = whole.down.column_range(neurons.start, neurons.stop)
+        if self.permutations is not None or down is None:
+            return None
+        start, stop = neurons.start, neurons.stop
+        return FfnWeights(whole.gate.row_range(start, stop), whole.up.row_range(start, stop), down)
+
     def cut(self, layer: int, neurons: range) -> FfnWeights:
         """The shard of consecutive `neurons` of `layer`. See `cuts`."""
         return self.cuts(layer, [neurons])[0]

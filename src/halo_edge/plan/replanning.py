@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -52,6 +52,8 @@ class Replanning:
 
     def __init__(self, workload: Workload, objective: Objective = Objective.TPOT) -> None:
         self.workload = workload
+        self.between: Callable[[], object] = lambda: None
+        """See `schedule`."""
         self._objective = objective
         self._gains_since = math.inf
         self._planned_at = -math.inf
@@ -124,7 +126,7 @@ class Replanning:
         before = self._found.get(which)
         if before is not None and not _changed(before[0], known):
             return before[1]
-        found = schedule(cluster, self.workload, self._objective)
+        found = schedule(cluster, self.workload, self._objective, self.between)
         self._found[which] = (known, found)
         return found
 

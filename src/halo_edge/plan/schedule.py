@@ -17,7 +17,7 @@ budget does not cover is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -67,10 +67,16 @@ class Schedule:
 
 
 def schedule(
-    cluster: Cluster, workload: Workload, objective: Objective = Objective.TPOT
+    cluster: Cluster,
+    workload: Workload,
+    objective: Objective = Objective.TPOT,
+    between: Callable[[], object] = lambda: None,
 ) -> Schedule:
-    """Raises `HaloError` where the devices together cannot hold the model."""
-    return _Search(cluster, workload, objective).run()
+    """`between` is called after each of the programs that are solved, some milliseconds of
+    computing: who has something better to do may do it then.
+
+    Raises `HaloError` where the devices together cannot hold the model."""
+    return _Search(cluster, workload, objective, between).run()
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,15 @@ class _Candidate:
 
 
 class _Search:
-    def __init__(self, cluster: Cluster, workload: Workload, objective: Objective) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        workload: Workload,
+        objective: Objective,
+        between: Callable[[], object],
+    ) -> None:
         self._cluster, self._workload, self._objective = cluster, workload, objective
+        self._between = between
         self._predictions = Predictions(cluster, workload)
         self._capacity = capacities(cluster, workload)
         losses, workers = self._predictions.losses, range(1, len(cluster.devices))
@@ -166,6 +179,7 @@ class _Search:
             limits.append(program.capacity)
         solved = [program.solve(sorted(workers), most) for most in limits]
         candidates = [self._candidate(counts) for counts in solved if counts is not None]
+        self._between()
         return min(candidates, key=lambda candidate: candidate.cost_s, default=None)
 
     def _candidate(self, counts: Sequence[int]) -> _Candidate:
