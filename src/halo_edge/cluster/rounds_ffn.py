@@ -128,7 +128,7 @@ class RoundsFfn:
         tracer.lap(_OWN_FFN)
         if relaxing is not None:
             relaxing.begin_round(layer, tokens)
-        elif self._options.relaxes or self._on_request:
+        elif self._wants_relaxing:
             self._strict_rounds += 1
         if not self._collect(layer, tokens):
             return False
@@ -215,10 +215,12 @@ class RoundsFfn:
 
     @property
     def budget_fullness(self) -> float | None:
-        """0 ... 1, of the emptiest budget of the step; None where nothing is relaxed. Any thread
-        may ask."""
+        """0 ... 1, of the emptiest budget of the step; None where nothing may be relaxed. Nothing is
+        spent until there are fills. Any thread may ask."""
         relaxing = self._relaxing
-        return None if relaxing is None else min(1.0, relaxing.fullness)
+        if relaxing is not None:
+            return min(1.0, relaxing.fullness)
+        return 1.0 if self._wants_relaxing else None
 
     def recovered_by_device(self) -> Mapping[int, int]:
         """Chunks of partials that came because they had been asked for. Any thread may ask."""
@@ -281,13 +283,16 @@ class RoundsFfn:
         self._epoch.rounds.follow(previous.rounds)
 
     @property
+    def _wants_relaxing(self) -> bool:
+        return self._options.relaxes or self._on_request
+
+    @property
     def _newest(self) -> Epoch:
         following = self._next
         return self._epoch if following is None else following.epoch
 
     def _made_relaxing(self, epoch: Epoch, options: RelaxOptions) -> Relaxing | None:
-        wanted = options.relaxes or self._on_request
-        if epoch.relaxable is None or not wanted:
+        if epoch.relaxable is None or not (options.relaxes or self._on_request):
             return None
         return epoch.relaxable.relaxing(options, self._budget, self._counts.filled)
 
