@@ -215,8 +215,8 @@ class RoundsFfn:
 
     @property
     def budget_fullness(self) -> float | None:
-        """0 ... 1, of the emptiest budget of the step; None where nothing may be relaxed. Nothing is
-        spent until there are fills. Any thread may ask."""
+        """0 ... 1, of the emptiest budget of the step, of which nothing is spent until there are
+        fills; None where nothing may be relaxed. Any thread may ask."""
         relaxing = self._relaxing
         if relaxing is not None:
             return min(1.0, relaxing.fullness)
