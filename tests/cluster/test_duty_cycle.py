@@ -10,7 +10,7 @@ import pytest
 from halo_edge.cluster.duty_cycle import QUOTA_S, DutyCycle
 from halo_edge.cluster.limits import Limits
 
-REST = 4.0  # times as long as a piece took, where it works a fifth of the time
+REST = 4.0  # of a fifth of the time
 
 
 @dataclass
@@ -63,7 +63,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_a_piece_is_rested_for_longer_than_it_took(machine: Machine) -> None:
-    duty, half = DutyCycle(), DutyCycle(share=0.5)
+    duty, half = DutyCycle(share=0.2, free=0.0), DutyCycle(share=0.5, free=0.0)
     duty.begin()
     assert machine.work(duty, 0.01, 0.01) == pytest.approx(REST * 0.01)
     assert machine.work(duty, 0.01, 0.05) == pytest.approx(REST * 0.05)  # others computed
@@ -74,7 +74,7 @@ def test_a_piece_is_rested_for_longer_than_it_took(machine: Machine) -> None:
 def test_of_a_quota_it_takes_the_same_share(machine: Machine) -> None:
     """Also in pieces that are over before the quota is."""
     machine.quota = 0.25
-    duty = DutyCycle()
+    duty = DutyCycle(share=0.2, free=0.0)
     duty.begin()
     assert machine.work(duty, 0.01, 0.01) == pytest.approx(REST * 0.04)
     assert machine.work(duty, 0.01, 0.06) == pytest.approx(REST * 0.06)
@@ -83,7 +83,7 @@ def test_of_a_quota_it_takes_the_same_share(machine: Machine) -> None:
 @pytest.mark.parametrize("quota", [None, 0.25])
 def test_what_nobody_uses_may_be_taken(machine: Machine, quota: float | None) -> None:
     machine.quota = quota
-    duty, gentle = DutyCycle(share=0.2, free=0.8), DutyCycle(share=0.2)
+    duty, gentle = DutyCycle(share=0.2, free=0.8), DutyCycle(share=0.2, free=0.0)
     duty.begin(), gentle.begin()
     took_s = 0.01 / (quota or 1.0)
     assert machine.work(duty, 0.01, took_s) == pytest.approx(4 * took_s)  # it is not known yet
@@ -102,7 +102,7 @@ def test_what_nobody_uses_may_be_taken(machine: Machine, quota: float | None) ->
 
 
 def test_a_quota_is_asked_for_now_and_then(machine: Machine) -> None:
-    duty = DutyCycle()
+    duty = DutyCycle(share=0.2, free=0.0)
     duty.begin()
     machine.quota = 0.5
     for _ in range(10):
@@ -114,7 +114,7 @@ def test_a_quota_is_asked_for_now_and_then(machine: Machine) -> None:
 
 
 def test_what_waits_for_a_disk_goes_on(machine: Machine) -> None:
-    duty = DutyCycle(max_rest_s=0.5)
+    duty = DutyCycle(share=0.2, free=0.0, max_rest_s=0.5)
     duty.begin()
     assert machine.work(duty, 0.0, 60.0) == 0.5
     machine.now_s += 60.0
@@ -124,6 +124,6 @@ def test_what_waits_for_a_disk_goes_on(machine: Machine) -> None:
 
 def test_it_says_that_it_was_stopped(machine: Machine) -> None:
     machine.stopped = True
-    duty = DutyCycle()
+    duty = DutyCycle(share=0.2, free=0.0)
     duty.begin()
     machine.work(duty, 0.01, 0.01)

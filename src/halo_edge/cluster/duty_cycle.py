@@ -13,11 +13,14 @@ from typing import Final
 
 from halo_edge.cluster.limits import read_limits
 
-GENTLE: Final = 1 / 5
+GENTLE: Final = 1 / 25
 """The share of the time in which it works, for what nobody waits for."""
+GENTLE_FREE: Final = 1 / 3
+"""Of what the process does not use: so much such work may have, if that is more."""
 EAGER: Final = 1 / 3
-"""For what makes tokens faster when it is done. It may also have most of what is `FREE`."""
+"""As `GENTLE`, for what makes tokens faster when it is done."""
 FREE: Final = 0.9
+"""As `GENTLE_FREE`, for that."""
 MAX_REST_S: Final = 1.0
 """After a piece that took long, as one does that waits for a disk, it goes on after this."""
 QUOTA_S: Final = 1.0
@@ -33,7 +36,7 @@ class DutyCycle:
         self,
         stopped: threading.Event | None = None,
         share: float = GENTLE,
-        free: float = 0.0,
+        free: float = GENTLE_FREE,
         max_rest_s: float = MAX_REST_S,
     ) -> None:
         """`stopped` ends a rest. `share`: of the time that is worked in any case; `free`: of the
