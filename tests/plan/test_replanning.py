@@ -19,6 +19,7 @@ from halo_edge.plan.replanning import (
     AGAIN_S,
     MAX_AGAIN_S,
     MOVED_BYTES_PER_S,
+    SOON_S,
     STEADY_S,
     Replanning,
     moved,
@@ -146,6 +147,32 @@ def test_a_protocol_that_turns_out_to_be_cheaper() -> None:
     assert replanning.better(FOUR, plan, 1.0) is None
     found = replanning.better(FOUR, plan, 1.0 + STEADY_S)
     assert found is not None and found.plan.workers
+
+
+def test_estimates_that_move_do_not_have_it_looked_for_every_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes the root time that tokens need. What has changed by half is looked at at once."""
+    looked: list[Cluster] = []
+
+    def counted(cluster: Cluster, *rest: Any) -> Schedule:
+        looked.append(cluster)
+        return schedule(cluster, *rest)
+
+    monkeypatch.setattr("halo_edge.plan.replanning.schedule", counted)
+    replanning = Replanning(WORKLOAD)
+    plan = replanning.plan(FOUR).plan
+    seen = {}
+    for now in range(int(3 * SOON_S)):
+        speed = 0.4 * 0.85**now  # by a quarter in two seconds
+        replanning.better(slowed(speed), plan, float(now))
+        seen[now] = len(looked)
+        looked.clear()
+    often = [now for now, times in seen.items() if times]
+    assert 2 <= len(often) <= 4
+    assert all(later - earlier >= 4 for earlier, later in itertools.pairwise(often))  # half in 4 s
+    replanning.better(slowed(0.4), plan, 3 * SOON_S)
+    assert looked
 
 
 def test_what_moves() -> None:

@@ -30,8 +30,12 @@ stake: the critical groups no longer on a device whose link has turned out to be
 AT_STAKE: Final = 0.1
 """The share of the budget that has to be at stake for that."""
 CHANGED: Final = 0.25
-"""Devices that are the same but for so much are not planned for anew: it takes the root half a
-second of computing."""
+"""Devices that are the same but for so much are not planned for anew: it takes the root a tenth of
+a second of computing, or half a second."""
+CHANGED_SOON: Final = 0.5
+SOON_S: Final = 5.0
+"""Nor are those, so soon after they were, that are the same but for that: what rounds show of a new
+plan takes them some seconds to learn."""
 STEADY_S: Final = 6.0
 """A gain of `WORTH` has to last for so long; a larger one, for less."""
 AGAIN_S: Final = 10.0
@@ -58,18 +62,18 @@ class Replanning:
         self._gains_since = math.inf
         self._planned_at = -math.inf
         self._again_s = AGAIN_S
-        self._found: dict[str, tuple[_Known, Schedule]] = {}
+        self._found: dict[str, _Found] = {}
 
     def plan(self, cluster: Cluster) -> Schedule:
         """The best one. Raises `HaloError` where the devices together cannot hold the model."""
-        return self._schedule("all", cluster)
+        return self._schedule("all", cluster, math.inf)
 
     def better(self, cluster: Cluster, plan: Plan, now: float) -> Schedule | None:
         """Another plan than `plan`, which is in use, if it is time for one. To be asked every
         second or so. Raises `HaloError` as `plan` does."""
-        candidates = [self.plan(cluster)]
+        candidates = [self._schedule("all", cluster, now)]
         with contextlib.suppress(HaloError):  # those alone may be too few
-            candidates.append(self._without_newcomers(cluster, plan))
+            candidates.append(self._without_newcomers(cluster, plan, now))
         predictions = Predictions(cluster, self.workload)
         # Those that were found a while ago, too, from what is known now.
         candidates = [
@@ -110,24 +114,27 @@ class Replanning:
         share = other.prediction.tpot_s / now_s if now_s < math.inf else 0.0
         return share * HORIZON_S + SLOWED * moving_s(cluster, self.workload, plan, other.plan)
 
-    def _without_newcomers(self, cluster: Cluster, plan: Plan) -> Schedule:
+    def _without_newcomers(self, cluster: Cluster, plan: Plan, now: float) -> Schedule:
         """The best with devices that hold something already: less has to move."""
         here = [0, *plan.workers]
         devices = tuple(cluster.devices[d] for d in here)
-        found = self._schedule("here", replace(cluster, devices=devices))
+        found = self._schedule("here", replace(cluster, devices=devices), now)
         places = {d: place for place, d in enumerate(here)}
         whole = found.plan.of_places([places.get(d) for d in range(plan.n_devices)])
         idle = [LeftOut(cluster.devices[d].name, None) for d in range(plan.n_devices)[1:]]
         left_out = [each for each, share in zip(idle, whole.shares[1:], strict=True) if not share]
         return Schedule(cluster, whole, found.prediction, tuple(left_out))
 
-    def _schedule(self, which: str, cluster: Cluster) -> Schedule:
+    def _schedule(self, which: str, cluster: Cluster, now: float) -> Schedule:
+        """`now`: infinite where the last look is long ago, or does not count."""
         known = tuple((device.name, _numbers(device)) for device in cluster.devices)
         before = self._found.get(which)
-        if before is not None and not _changed(before[0], known):
-            return before[1]
+        if before is not None:
+            soon = now - before.at_s < SOON_S
+            if not _changed(before.known, known, CHANGED_SOON if soon else CHANGED):
+                return before.schedule
         found = schedule(cluster, self.workload, self._objective, self.between)
-        self._found[which] = (known, found)
+        self._found[which] = _Found(known, found, now if now < math.inf else -math.inf)
         return found
 
     def relax(self, kl_budget: float) -> None:
@@ -140,6 +147,15 @@ class Replanning:
         soon = now - self._planned_at < 2 * self._again_s
         self._again_s = min(2 * self._again_s, MAX_AGAIN_S) if soon else AGAIN_S
         self._planned_at, self._gains_since = now, math.inf
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A plan for devices of which that was known; `at_s`: when it was looked for."""
+
+    known: _Known
+    schedule: Schedule
+    at_s: float
 
 
 @dataclass(frozen=True)
@@ -197,11 +213,12 @@ def _protocol_s(profile: DeviceProfile) -> float:
     return once_s + profile.seal_s + profile.send_s + profile.receive_s
 
 
-def _changed(before: _Known, after: _Known) -> bool:
+def _changed(before: _Known, after: _Known, least: float) -> bool:
+    """Whether anything is another by more than that share of it."""
     if [name for name, _ in before] != [name for name, _ in after]:
         return True
     return any(
-        abs(a - b) > CHANGED * max(abs(a), abs(b))
+        abs(a - b) > least * max(abs(a), abs(b))
         for (_, old), (_, new) in zip(before, after, strict=True)
         for a, b in zip(old, new, strict=True)
     )
