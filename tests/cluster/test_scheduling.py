@@ -171,16 +171,24 @@ def test_losses_that_a_probe_found_count_for_some_rounds(session: Session) -> No
 
 def test_who_has_no_share_is_probed_now_and_then(session: Session) -> None:
     """A link that is good again is found out, and used."""
-    workers = {A: info("a"), B: info("b")}
+    workers = {A: info("a"), B: info("b"), C: info("c")}
     made = session.scheduling.plan({A: workers[A]})
-    session.scheduling.plan(workers)  # B is known, and has no part in the plan that is used
+    session.scheduling.plan(workers)  # the others are known, and have no part in the plan in use
+    session.known = {"a": workers[A], "b": workers[B]}
     session.idle_link = Link.alike(rtt_s=0.004, bytes_per_s=1e6, loss=0.1)
     for now in (0.0, IDLE_PROBE_S - 1):
         session.scheduling.better(made.plan, workers, now)
     assert session.probed == []
     session.scheduling.better(made.plan, workers, IDLE_PROBE_S)
     session.scheduling.better(made.plan, workers, IDLE_PROBE_S + 1)
-    assert session.probed == ["b"]
+    assert session.probed == ["b"], "once, and nobody who does not answer"
+    session.known["c"] = workers[C]
+    session.scheduling.better(made.plan, workers, 2 * IDLE_PROBE_S)
+    session.probed.clear()
+    session.scheduling.better(made.plan, workers, 3 * IDLE_PROBE_S)
+    assert session.probed == ["b"], "one at a time"
+    session.scheduling.better(made.plan, workers, 3 * IDLE_PROBE_S + 1)
+    assert session.probed == ["b", "c"]
     a, b = (device.link for device in session.devices.cluster([A, B]).devices[1:])
     assert (b.up.loss, b.up.bytes_per_s) == (0.1, 1e6)
     assert a.up.loss == 0

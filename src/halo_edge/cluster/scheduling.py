@@ -89,7 +89,7 @@ class Scheduling:
         self.outlook: Outlook | None = None
         """Once the plan in use was looked at. Any thread may ask."""
         self._seen = -1  # rounds of one token
-        self._probed_at = -math.inf
+        self._probed_at: dict[DeviceId, float] = {}
         self._make_devices = devices
         self._replanning = replanning
         self._replanning.between = self._rest
@@ -153,8 +153,8 @@ class Scheduling:
             return None
         self._seen = rounds
         numbers = list(workers)
-        self._hear(workers)
-        self._probe_idle({d: workers[d] for d in numbers if d not in plan.workers}, now)
+        heard = self._hear(workers)
+        self._probe_idle({d: worker for d, worker in heard.items() if d not in plan.workers}, now)
         in_use = _of(plan, numbers)
         cluster, workload = self._devices.cluster(numbers), self._replanning.workload
         in_use = Predictions(cluster, workload).as_sent(in_use)
@@ -187,24 +187,29 @@ class Scheduling:
         ffn_s = (timelines.compute_s(d, n, 1) for d, n in enumerate(groups))
         self._devices.compare(workers, [a - b for a, b in zip(busy_s, ffn_s, strict=True)])
 
-    def _hear(self, workers: Workers) -> None:
-        """What they say by now. Who is away is admission's business, and is as it was."""
+    def _hear(self, workers: Workers) -> Workers:
+        """Those that answer, with what they say by now. Who is away is admission's business, and
+        is as it was."""
         heard = {}
         for device, worker in workers.items():
             with contextlib.suppress(HaloError):
                 heard[device] = self._ask(worker.worker)
                 self._devices.round_trip(device, self._measures.rtt_s(worker))
         self._look_at(heard)
+        return heard
 
     def _probe_idle(self, workers: Workers, now: float) -> None:
-        """Those without a share: their links may have become better, or worse."""
-        if now - self._probed_at < IDLE_PROBE_S:
+        """Those without a share: their links may have become better, or worse. One at a time: it
+        takes seconds on a bad link, in which nothing is replanned."""
+        if not workers:
             return
-        if self._probed_at > -math.inf:  # they were probed as they came
-            for device, worker in workers.items():
-                with contextlib.suppress(HaloError):
-                    self._devices.probed(device, self._measures.link(worker))
-        self._probed_at = now
+        for device in workers:
+            self._probed_at.setdefault(device, now)  # as it came
+        device = min(workers, key=self._probed_at.__getitem__)
+        if now - self._probed_at[device] >= IDLE_PROBE_S:
+            self._probed_at[device] = now
+            with contextlib.suppress(HaloError):
+                self._devices.probed(device, self._measures.link(workers[device]))
 
     def _look_at(self, workers: Workers) -> None:
         rounds = self.rounds
