@@ -13,12 +13,14 @@ CASES = json.loads((Path(__file__).parent / "data" / "llama_cpp_logits.json").re
 
 # Relative to the logits' rms. What remains with the same weights is the order of sums, and f16 in
 # flash attention (which we give a query already scaled, so that it is rounded to f16 elsewhere):
-# 3e-4 to 1.6e-3 measured. Not repacked, as llama.cpp was not: that rounds x elsewhere (0.017). The
-# kernels of Q8_0, Q4_0 and Q4_1 are the same code (3e-7), those of
-# k-quants are not: theirs and ours differ by 0.027 and are equally far from the dequantised weights
-# (0.03 to 0.04). A wrong rope gives 0.9.
+# 3e-4 to 1.6e-3 measured. A wrong rope gives 0.9.
 TOLERANCE = 4e-3
-K_QUANT_TOLERANCE = 0.05
+# Quantised weights round x, and one last bit of a sum decides between two neighbours now and then.
+# Where the kernels are the same code on the same kind of CPU nothing differs (3e-7); llama.cpp's
+# figures are of one with AVX2. With AVX-512 Q8_0 differs by 0.013, k-quants by 0.027 on any, and
+# ours and theirs are equally far from the dequantised weights (0.019 and 0.018; 0.027 and 0.038).
+# Not repacked, as llama.cpp was not.
+QUANTISED_TOLERANCE = 0.05
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
@@ -34,7 +36,7 @@ def test_logits_are_llama_cpps(
     logits = model.fresh(case["tokens"])
 
     expected = np.array(case["logits"])
-    tolerance = K_QUANT_TOLERANCE if "_K" in case["quantization"] else TOLERANCE
+    tolerance = TOLERANCE if case["quantization"] in ("f32", "f16") else QUANTISED_TOLERANCE
     error = np.sqrt(np.mean((logits[: len(expected)] - expected) ** 2)) / case["rms"]
     assert error < tolerance
     assert np.sqrt(np.mean(logits**2)) == pytest.approx(case["rms"], rel=tolerance)

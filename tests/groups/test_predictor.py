@@ -27,7 +27,9 @@ def test_the_linear_map(make_profile: Any) -> None:
     z = sketches(profile.layers[0], 5)
     for i, layer in enumerate(profile.layers):
         expected = np.concatenate([z, np.ones((5, 1))], axis=1) @ layer.predictor.T
-        np.testing.assert_allclose(Predictor(profile).log_energies(i, z), expected, rtol=1e-4)
+        np.testing.assert_allclose(
+            Predictor(profile).log_energies(i, z), expected, rtol=1e-4, atol=1e-6
+        )
 
 
 def test_right_on_the_average(make_profile: Any) -> None:

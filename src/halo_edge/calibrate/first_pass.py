@@ -99,7 +99,9 @@ class LayerCounts:
         values, vectors = np.linalg.eigh(moments)
         top = np.argsort(-values, kind="stable")[:rank]
         deviation = np.sqrt(np.maximum(values[top], 1e-12 * values.max() + 1e-30))
-        return quantised(((directions @ vectors[:, top]) / deviation).T.astype(np.float32))
+        basis = ((directions @ vectors[:, top]) / deviation).T.astype(np.float32)
+        # In the order in which a checkpoint has it: products of another differ in the last bit.
+        return np.ascontiguousarray(quantised(basis))
 
 
 def first_pass(
