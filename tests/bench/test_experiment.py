@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,22 @@ def test_cases_take_turns_forth_and_back() -> None:
     assert measured.warnings == ["too hot"]
     assert told[0] == "3 are open"
     assert told[-1] == "order 2/2, a: Sample(order=5)"
+
+
+@dataclass(frozen=True)
+class Stolen:
+    share: float
+
+
+def test_a_measurement_that_the_host_disturbed_is_made_again() -> None:
+    told: list[str] = []
+    shares: Any = iter([0.2, 0.01, 0.0, 0.3, 0.1, 0.2])
+    found = measure(experiment(), settings(1), told.append, lambda: Stolen(next(shares)))
+    assert [row.orders for row in found.rows] == [[1], [2], [4]]
+    assert found.warnings == [
+        "c: the host of this machine gave 10% of its processors' time to others"
+    ]
+    assert sum("to others" in line for line in told) == 4
 
 
 def test_a_case_twice_is_a_mistake() -> None:

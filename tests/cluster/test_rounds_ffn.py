@@ -21,6 +21,7 @@ class Slow:
     def __init__(self) -> None:
         self.now = 0
         self.complete = False
+        self.unsettled = False
         self.statistics = Statistics()
         self._waiting: list[bytes] = []
         self._arrivals = [2, 1]  # datagrams that each wait brings
@@ -75,7 +76,7 @@ def test_each_part_of_a_round_under_its_name() -> None:
     recorder = Recorder(100, lambda: slow.now)
     recorder.begin_step(1)
     recorder.layer = 4
-    epoch = Epoch(slow, {}, slow, DecodeClock(0), slow, slow, None)
+    epoch = Epoch(slow, {DeviceId(1): "a"}, slow, DecodeClock(0), slow, slow, None)
     gather = RoundsFfn(epoch, RelaxOptions(), slow, slow, slow, lambda: None, recorder)
     gather.ffn(4, 1)
     spans = spans_of(recorder.data())
@@ -93,3 +94,18 @@ def test_each_part_of_a_round_under_its_name() -> None:
     ]
     assert (spans["begin"][1:-1] == spans["end"][:-2]).all()
     assert spans["bytes"].tolist() == [0] * 9 + [21]
+
+
+def test_a_root_alone_encodes_sends_and_adds_nothing() -> None:
+    slow: Any = Slow()
+    recorder = Recorder(100, lambda: slow.now)
+    recorder.begin_step(1)
+    epoch = Epoch(slow, {}, slow, DecodeClock(0), slow, slow, None)
+    gather = RoundsFfn(epoch, RelaxOptions(), slow, slow, slow, lambda: None, recorder)
+    gather.ffn(4, 1)
+    spans = spans_of(recorder.data())
+    assert [(s["activity"], s["end"] - s["begin"]) for s in spans] == [
+        (A.OWN_FFN, 105),
+        (A.ROUND, 105),
+    ]
+    assert gather.spent().rounds == 1

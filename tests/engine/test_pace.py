@@ -36,6 +36,18 @@ def test_what_took_no_time_by_chance_does_not_make_a_step_of_many_rows() -> None
     pace.took(1, 0, 0.05)
     pace.took(1, 1, 0.04)
     assert pace.rows(1, 128) == 3
+    pace.took(1, 2, 0.04)
+    assert pace.rows(1, 128) == 4
+
+
+def test_nor_does_it_after_many_steps_of_few() -> None:
+    pace = Pace(0.1)
+    for _ in range(20):
+        pace.took(8, 0, 0.55)
+        pace.took(8, 1, 0.6)
+    for _ in range(5):
+        pace.took(8, 1, 0.45)
+    assert pace.rows(8, 128) == 10
 
 
 def test_a_change_is_noticed() -> None:

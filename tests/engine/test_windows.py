@@ -49,6 +49,23 @@ def test_cut(tokenizer: Tokenizer) -> None:
         cut(tokenizer, TEXT, Scope(16, first=1000))
 
 
+def test_of_a_long_text_no_more_is_encoded_than_windows_take(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, asked = TEXT * 50, []
+    whole = cut(tokenizer, text, Scope(16))
+    encode = tokenizer.encode
+
+    def told(part: str, *, add_special: bool) -> list[int]:
+        asked.append(len(part))
+        return encode(part, add_special=add_special)
+
+    monkeypatch.setattr(tokenizer, "encode", told)
+    assert cut(tokenizer, text, Scope(16, first=3, windows=5)) == whole[3:8]
+    assert len(asked) == 1 and asked[0] < len(text) / 10
+    assert cut(tokenizer, text, Scope(16, first=3, windows=10**6)) == whole[3:]
+
+
 @pytest.mark.parametrize("step_tokens", [None, 1, 5, 48, 1000])
 def test_steps_change_nothing(model: Any, tokenizer: Tokenizer, step_tokens: int | None) -> None:
     """Each scored position is judged once, in order, however the window was cut up."""

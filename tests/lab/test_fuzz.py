@@ -154,7 +154,7 @@ def ask_all_the_time(patch: Patch) -> None:
 
     def eager(self: Incoming, seen: int, now: float) -> bytes | None:
         asked = want(self, seen, now)
-        self._due = bool(self.missing)
+        self.due = bool(self.missing)
         return asked
 
     patch.setattr(Incoming, "want", eager)

@@ -103,28 +103,34 @@ class Ladder:
         It may be called again then, for the same round.
         """
         rounds, link, tracer = self._rounds, self._link, self._tracer
+        overdue: Sequence[Overdue] = ()
+        look_at_s = 0.0
         try:
             while True:
                 now = time.monotonic()
                 if self._receive(now):
                     return
-                overdue = rounds.overdue(now)
-                if overdue and self._fill(overdue, tokens):
-                    return
-                self.send(now)
-                late = self._to_compute(overdue, tokens)
-                if late is not None:
-                    tracer.lap(_RECEIVE_PARTIALS)
-                    self._compute(late, layer, tokens)
-                    tracer.lap(_STAND_IN)
-                    if rounds.complete:
+                # Mostly what has come is the next of the chunks that are awaited, and no more.
+                if overdue or rounds.unsettled or now >= look_at_s:
+                    overdue = rounds.overdue(now)
+                    if overdue and self._fill(overdue, tokens):
                         return
-                    continue
-                self._check_membership()
+                    self.send(now)
+                    late = self._to_compute(overdue, tokens)
+                    if late is not None:
+                        tracer.lap(_RECEIVE_PARTIALS)
+                        self._compute(late, layer, tokens)
+                        tracer.lap(_STAND_IN)
+                        if rounds.complete:
+                            return
+                        look_at_s = 0.0
+                        continue
+                    self._check_membership()
+                look_at_s = now + MEMBERSHIP_WAIT_S
                 deadline = rounds.deadline()
-                wait_s = MEMBERSHIP_WAIT_S
-                if deadline is not None:
-                    wait_s = min(wait_s, deadline - time.monotonic())
+                if deadline is not None and deadline < look_at_s:
+                    look_at_s = deadline
+                wait_s = look_at_s - time.monotonic()
                 if wait_s > 0:
                     tracer.lap(_RECEIVE_PARTIALS)
                     link.wait(wait_s)

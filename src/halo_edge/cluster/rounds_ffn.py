@@ -106,18 +106,14 @@ class RoundsFfn:
 
     def _round(self, layer: int, tokens: int) -> bool:
         """False if it was given up, because there is another epoch."""
-        tracer, epoch, ladder, relaxing = self._tracer, self._epoch, self._ladder, self._relaxing
-        rounds = epoch.rounds
-        counted = rounds.statistics
+        tracer, epoch, relaxing = self._tracer, self._epoch, self._relaxing
+        counted = epoch.rounds.statistics
         self._clock.begin(layer)
         tracer.begin_round()
-        x = self._x.encode(tokens)
-        tracer.lap(_ENCODE_X)
-        now = time.monotonic()
-        ladder.begin_round(now)
-        rounds.begin(RoundId(self._step, layer), tokens, x, now)
-        ladder.send(now)
-        tracer.lap(_SEND_X)
+        if epoch.workers:
+            self._scatter(layer, tokens)
+        else:
+            counted.rounds += 1
         epoch.own_clock.begin()
         if not epoch.own.run(layer, tokens):
             self._ffn.clear(tokens)
@@ -130,17 +126,34 @@ class RoundsFfn:
             relaxing.begin_round(layer, tokens)
         elif self._wants_relaxing:
             self._strict_rounds += 1
+        if epoch.workers and not self._gather(layer, tokens):
+            return False
+        tracer.end_round(
+            counted.wants_sent, counted.retransmissions, counted.bytes_sent + counted.bytes_received
+        )
+        self._clock.end(tokens)
+        return True
+
+    def _scatter(self, layer: int, tokens: int) -> None:
+        tracer, rounds, ladder = self._tracer, self._epoch.rounds, self._ladder
+        x = self._x.encode(tokens)
+        tracer.lap(_ENCODE_X)
+        now = time.monotonic()
+        ladder.begin_round(now)
+        rounds.begin(RoundId(self._step, layer), tokens, x, now)
+        ladder.send(now)
+        tracer.lap(_SEND_X)
+
+    def _gather(self, layer: int, tokens: int) -> bool:
+        """See `_round`."""
+        tracer, epoch, relaxing = self._tracer, self._epoch, self._relaxing
         if not self._collect(layer, tokens):
             return False
         tracer.lap(_RECEIVE_PARTIALS)
         epoch.partials.add(tokens)
         tracer.lap(_ADD_PARTIALS)
-        if relaxing is not None and relaxing.learn(rounds):
+        if relaxing is not None and relaxing.learn(epoch.rounds):
             tracer.lap(_LEARN)
-        tracer.end_round(
-            counted.wants_sent, counted.retransmissions, counted.bytes_sent + counted.bytes_received
-        )
-        self._clock.end(tokens)
         return True
 
     def _collect(self, layer: int, tokens: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import select
 import socket
@@ -58,9 +57,10 @@ class UdpRootLink:
 
     def send(self, destinations: Sequence[DeviceId], datagram: bytes | memoryview) -> None:
         for device in destinations:
-            # A full send buffer or an unreachable host loses the datagram, as the network may.
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 - the hot path: `suppress` is Python code
                 self._socket.sendto(datagram, self._addresses[device])
+            except OSError:  # a full send buffer or no way there loses it, as the network may
+                pass
 
     def receive(self) -> memoryview | None:
         try:
@@ -103,8 +103,10 @@ class UdpWorkerLink:
         return self._socket.fileno()
 
     def send(self, datagram: bytes | memoryview) -> None:
-        with contextlib.suppress(OSError):  # lost, as the network may
+        try:  # noqa: SIM105 - as above
             self._socket.send(datagram)
+        except OSError:  # lost, as the network may
+            pass
 
     def receive(self) -> memoryview | None:
         try:

@@ -18,14 +18,11 @@ one of these."""
 _NEWEST: Final = 0.2
 """The weight of a new measurement."""
 
-_GROWTH: Final = 2
-"""A step may take along so many times the rows that were measured lately: what few rows took may
-have been chance."""
-
 
 class Pace:
     """Learns what steps take: those in which only answers go on, by how many do; and what each row
-    of a prompt adds."""
+    of a prompt adds. What few rows took may have been chance, so steps grow by one of `ROW_COUNTS`
+    at a time."""
 
     def __init__(self, max_added_s: float = MAX_ADDED_S) -> None:
         self._max_added_s = max_added_s
@@ -33,10 +30,12 @@ class Pace:
         # Sums over the last steps with rows of prompts, in which those weigh most that had most.
         self._rows = 0.0
         self._added_s = 0.0
+        self._newest = ROW_COUNTS[-1]  # rows of the last of them, of all kinds
 
     def took(self, decoding: int, prompts: int, step_s: float) -> None:
         """A step with so many rows of answers and of prompts took so long."""
         if prompts:
+            self._newest = decoding + prompts
             self._rows += prompts - _NEWEST * self._rows
             added_s = step_s - self._expected_s(decoding)
             self._added_s += added_s - _NEWEST * self._added_s
@@ -51,11 +50,9 @@ class Pace:
         if not counts:
             return most
         allowed = self._max_added_s / self._row_s(decoding)
-        longest = decoding + min(allowed, self._measured())
+        following = next((count for count in counts if count > self._newest), counts[-1])
+        longest = min(decoding + allowed, following)
         return max((count for count in counts if count <= longest), default=counts[0])
-
-    def _measured(self) -> float:
-        return _GROWTH * self._rows if self._rows else float("inf")
 
     def _row_s(self, decoding: int) -> float:
         """What each row adds. Before that was measured: no more than its part of a step, as rows

@@ -25,6 +25,10 @@ from halo_edge.errors import HaloError
 from halo_edge.model.tokenizer import Tokenizer
 
 MIN_CONTEXT: Final = 8
+# Of a text that is not needed to its end so much is looked at first. Four are usual; a few tokens
+# before the cut may be others than in the whole.
+_CHARACTERS_PER_TOKEN: Final = 12
+_SPARE_TOKENS: Final = 64
 _SEQUENCE: Final = SequenceId(0)
 
 
@@ -64,7 +68,7 @@ def cut(tokenizer: Tokenizer, text: str, scope: Scope) -> list[list[int]]:
     context = scope.context
     if context < MIN_CONTEXT:
         raise HaloError(f"--ctx must be at least {MIN_CONTEXT} to score anything")
-    tokens = tokenizer.encode(text, add_special=True)
+    tokens = _encoded(tokenizer, text, scope)
     available = len(tokens) // context
     if available <= scope.first:
         raise HaloError(
@@ -77,6 +81,16 @@ def cut(tokenizer: Tokenizer, text: str, scope: Scope) -> list[list[int]]:
         for window in windows:
             window[0] = tokenizer.bos_id
     return windows
+
+
+def _encoded(tokenizer: Tokenizer, text: str, scope: Scope) -> list[int]:
+    """All of the text, or as much as there are windows in: a book takes hundreds of megabytes."""
+    if scope.windows is not None:
+        needed = (scope.first + scope.windows) * scope.context + _SPARE_TOKENS
+        tokens = tokenizer.encode(text[: _CHARACTERS_PER_TOKEN * needed], add_special=True)
+        if len(tokens) >= needed:
+            return tokens
+    return tokenizer.encode(text, add_special=True)
 
 
 def scored_positions(context: int) -> int:

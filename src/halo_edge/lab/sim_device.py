@@ -171,6 +171,7 @@ class RootDevice(Device):
 
     def _collect(self) -> Process:
         rounds, inbox, env = self.rounds, self._inbox, self._env
+        look_at: float | None = 0.0
         while True:
             now = env.now
             while inbox:
@@ -182,13 +183,13 @@ class RootDevice(Device):
                 yield from self.work("receive", self.costs.receive_s(taken, nbytes))
                 if rounds.complete:
                     return
-            self._go_on(now)
-            if rounds.complete:
-                return
-            yield from self._send_due(now)
             if self._left is not None:
                 raise WorkerLeft(f"worker {self._left} left in the middle of a generation")
-            if rounds.complete:
-                return
+            if rounds.unsettled or (look_at is not None and now >= look_at):
+                self._go_on(now)
+                if rounds.complete:
+                    return
+                yield from self._send_due(now)
             if not inbox:
-                yield from self._wait(rounds.deadline())
+                look_at = rounds.deadline()
+                yield from self._wait(look_at)

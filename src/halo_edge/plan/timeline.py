@@ -101,10 +101,8 @@ class Timelines:
         `copies[d]`: how often chunks travel on its link."""
         own_s = self.compute_s(0, groups[0], tokens)
         workers = [d for d in range(1, len(groups)) if groups[d]]
-        if not workers:  # a round like any other, without anybody to send x to
-            begun_s = self.costs[0].encode_s(tokens) + self.costs[0].round_s
-            end_s = begun_s + own_s
-            return Round(begun_s, end_s, own_s, end_s, {}, (end_s,) + (0.0,) * (len(groups) - 1))
+        if not workers:  # nothing to encode, send or add
+            return Round(0.0, own_s, own_s, own_s, {}, (own_s,) + (0.0,) * (len(groups) - 1))
         return _Layout(self, workers, groups, copies, tokens).round(own_s)
 
 

@@ -10,7 +10,8 @@ partials mean.
         supply what devices that are `away` owe, and what of `overdue(now)` is not to be waited for
         for destinations, datagram in rounds.datagrams(now):
             send(...)
-        wait until rounds.deadline() for datagrams; rounds.receive(...) each of those that came
+        until rounds.deadline(), or what came leaves something `unsettled`:
+            wait for datagrams; rounds.receive(...) each of those that came
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ class RootRounds:
         self.statistics = Statistics() if statistics is None else statistics
         self.complete = True
         """Whether all partials of the round begun last are there."""
+        self.unsettled = True
+        """Whether what has come may have something to say to `overdue` and `datagrams` at once, and
+        not only at the deadline."""
         self.recovered: Counter[tuple[int, int]] = Counter()
         """Chunks, by device and layer; of the epochs before, too."""
         self.late: Counter[DeviceId] = Counter() if late is None else late
@@ -252,6 +256,7 @@ class RootRounds:
         recovering: list[tuple[Addressed, int]] = []
         fresh: dict[int, list[Peer]] = {}
         told: list[Addressed] = []
+        self.unsettled = False
         for peer in self._peers.values():
             partial, presence = peer.partial, peer.presence
             if presence.away:
@@ -304,6 +309,7 @@ class RootRounds:
         presence = peer.presence
         if presence.away:
             presence.heard(round_id, now)
+            self.unsettled = True
         else:
             presence.silent_since = now
         payload = memoryview(body)[_BODY_BYTES:]
@@ -353,6 +359,8 @@ class RootRounds:
             if stamp:
                 self.statistics.chunks_recovered += 1
                 self.recovered[peer.device, self._id[1]] += 1
+            if partial.due:
+                self.unsettled = True
             if partial.missing:
                 return
             self._count(peer)
@@ -375,6 +383,7 @@ class RootRounds:
             self.statistics.malformed += 1
             return
         self.statistics.wants_received += 1
+        self.unsettled = True
         peer.x.wanted(want, stamp)
         if peer.x.any_lost and peer.x.exhausted:  # else the rest of x is under way meanwhile
             peer.x_lost_at = now

@@ -123,7 +123,6 @@ class Incoming:
         "_asked_stamp",
         "_buffer",
         "_copied",
-        "_due",
         "_first_timeout_s",
         "_gap",
         "_grid",
@@ -141,6 +140,7 @@ class Incoming:
         "asked_at",
         "begun",
         "deadline",
+        "due",
         "matrix",
         "missing",
         "supplied",
@@ -182,7 +182,8 @@ class Incoming:
         self.begun = False
         """Whether any chunk has come."""
         self._heard_at = 0.0
-        self._due = False
+        self.due = False
+        """Whether to call `want` whatever the time."""
         self._tries = 0
         self._unreported = 0
         self._asked_stamp = 0
@@ -247,7 +248,7 @@ class Incoming:
         self._buffer[start:stop] = payload
         if not self.missing:
             self.deadline = math.inf
-            self._due = False
+            self.due = False
         return True
 
     def fits(self, chunk: int, nbytes: int) -> bool:
@@ -292,7 +293,7 @@ class Incoming:
             if chunk != self._highest + 1:
                 between = (bit - 1) >> (self._highest + 1) << (self._highest + 1)
                 if self.missing & between and not self._copied:
-                    self._due = True
+                    self.due = True
             elif self._unreported and not stamp:  # in one stream, without a pause to ask
                 self._gap.sample(now - self._heard_at)
             self._highest = chunk
@@ -302,10 +303,10 @@ class Incoming:
         if self.missing:
             self.deadline = max(now + self._gap.timeout_s, self._answer_due)
             if self._windowed and self._unreported >= self._ack_every:
-                self._due = True
+                self.due = True
         else:
             self.deadline = math.inf
-            self._due = self._windowed
+            self.due = self._windowed
         return True
 
     def probe(self, seen: int, now: float) -> bytes:
@@ -320,7 +321,7 @@ class Incoming:
         `seen`: the highest counter received from the peer.
         """
         late = now >= self.deadline
-        if not (late or self._due):
+        if not (late or self.due):
             return None
         if late:
             timeout_s = self._round_trip.timeout_s if self.begun else self._first_timeout_s
@@ -332,7 +333,7 @@ class Incoming:
             self._asked |= (1 << self._highest) - 1 if self._highest > 0 else 0
             self._answer_due = now + self._round_trip.timeout_s
             self.deadline = max(self.deadline, self._answer_due)
-        self._due = False
+        self.due = False
         self._unreported = 0
         self._asked_stamp = stamp_of(now)
         self.asked_at = now
