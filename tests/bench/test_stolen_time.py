@@ -24,6 +24,8 @@ def test_a_share_of_all_processors(tmp_path: Path) -> None:
     assert stolen.share == 0
     written(tmp_path / "stat", 800)
     assert stolen.share == pytest.approx(3 / 20)
+    now[0] -= 6
+    assert stolen.share == 0  # too short a time to tell
 
 
 @pytest.mark.parametrize("text", ["", "cpu 1 2\n", "cpu a b c d e f g h i\n"])

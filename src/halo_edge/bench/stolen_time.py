@@ -17,13 +17,15 @@ between two quiet measurements: docs/RESULTS.md."""
 TRIES: Final = 3
 """How often a measurement is made, at most, to find a quiet time."""
 
+_SHORTEST_S: Final = 5.0
+"""Of less a few ticks would be a share to speak of."""
 _STAT: Final = Path("/proc/stat")
 _TICK_S: Final = 0.01  # USER_HZ, on every Linux that Python runs on
 _STEAL: Final = 8  # its place in a line of /proc/stat, after the name
 
 
 class StolenTime:
-    """From its making on. Nothing is stolen where nobody says."""
+    """From its making on. Nothing is stolen where nobody says, or in a time too short to tell."""
 
     def __init__(self, stat: Path = _STAT, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: seconds."""
@@ -37,7 +39,7 @@ class StolenTime:
         """Of the time since then, of all processors."""
         stolen_s, processors = self._read()
         elapsed_s = self._clock() - self._begun_s
-        if not processors or elapsed_s <= 0:
+        if not processors or elapsed_s < _SHORTEST_S:
             return 0.0
         return max(0.0, stolen_s - self._begun_stolen_s) / (elapsed_s * processors)
 
