@@ -16,9 +16,10 @@ from halo_edge.plan.estimate import Estimate
 from halo_edge.plan.link import Link
 from halo_edge.plan.model_shape import ModelShape
 
-OVERHEAD: Final = 1.2
-"""So much longer than in a benchmark the protocol takes in place, until there are rounds to say so:
-caches are cold, and a real network card costs more than loopback (docs/planning.md)."""
+OVERHEAD: Final = 0.8
+"""So many times what it took in a benchmark the protocol is taken to take in place, until there are
+rounds to say so. They have said 0.5 to 1.8 (docs/planning.md). On the low side: who is given work
+for it says so within seconds, but of who is not nothing is ever learned."""
 _PROTOCOL: Final = (
     "encode_s",
     "add_s",
