@@ -112,7 +112,7 @@ class RoundsFfn:
         tracer.begin_round()
         if epoch.workers:
             self._scatter(layer, tokens)
-        else:
+        else:  # nobody to encode x for, and nothing to add
             counted.rounds += 1
         epoch.own_clock.begin()
         if not epoch.own.run(layer, tokens):
