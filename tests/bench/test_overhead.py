@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALO_EDGE_CACHE", str(tmp_path))
 
 
+class Undisturbed:
+    """What the host does is nothing to a test, which is not to be made three times for it."""
+
+    share = 0.0
+
+
 def test_overhead(tiny_model: Path) -> None:
     cores = os.sched_getaffinity(0)
     experiment, told = overhead(), list[str]()
     settings = Settings(tiny_model, Size(repetitions=2, tokens=4, limit_s=30))
-    rows = measure(experiment, settings, told.append).rows
+    undisturbed: Any = Undisturbed
+    rows = measure(experiment, settings, told.append, undisturbed).rows
     assert os.sched_getaffinity(0) == cores
     assert [row.name for row in rows] == [case.name for case in CASES]
     assert [row.devices for row in rows] == [1, 4, 4, 4]
@@ -31,7 +39,7 @@ def test_overhead(tiny_model: Path) -> None:
         assert 0 < row.tpot_ms_min <= row.tpot_ms <= row.tpot_ms_max
         assert row.spent is not None and row.spent.tokens == 8
         assert (row.spent.worker is None) == (row.devices == 1)
-    assert sum("to others" not in line for line in told) == 1 + 2 * len(CASES)
+    assert len(told) == 1 + 2 * len(CASES)
     assert "root: own FFN" in experiment.table(rows)
 
 

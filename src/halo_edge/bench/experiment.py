@@ -6,7 +6,7 @@ its rows are shown. The frame here knows nothing of models, networks or files.
 Taking turns: a machine's speed drifts by 10-20 % within minutes, and one that measured case after
 case would find that in its figures. Every second repetition goes backwards, so that what rises
 steadily within a repetition favours no case. Where the host of a virtual machine gave its
-processors to others, a measurement is made again.
+processors to others, a measurement is made again, but for a quick look.
 """
 
 from __future__ import annotations
@@ -152,7 +152,13 @@ def measure(
     with experiment.open(settings, cases, tell) as opened:
         for repetition, case in turns(cases, repetitions):
             where = f"{experiment.name} {repetition + 1}/{repetitions}, {case.name}"
-            sample, share = _undisturbed(partial(opened.measure, case), where, tell, stolen_time)
+            sample, share = _undisturbed(
+                partial(opened.measure, case),
+                1 if settings.quick else TRIES,
+                where,
+                tell,
+                stolen_time,
+            )
             taken[case].append(sample)
             tell(f"{where}: {sample}")
             if share > MOST:
@@ -162,12 +168,16 @@ def measure(
 
 
 def _undisturbed(
-    measure: Callable[[], SampleT], where: str, tell: Tell, stolen_time: Callable[[], StolenTime]
+    measure: Callable[[], SampleT],
+    tries: int,
+    where: str,
+    tell: Tell,
+    stolen_time: Callable[[], StolenTime],
 ) -> tuple[SampleT, float]:
-    """Of up to `TRIES` samples the first that was let alone, or else the one that was disturbed
+    """Of up to so many samples the first that was let alone, or else the one that was disturbed
     least, and the share of the time that others had."""
     found: list[tuple[SampleT, float]] = []
-    for _ in range(TRIES):
+    for _ in range(tries):
         since = stolen_time()
         sample = measure()
         share = since.share

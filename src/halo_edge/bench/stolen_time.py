@@ -15,7 +15,7 @@ MOST: Final = 0.03
 """Of a measurement's time on all processors. Beyond it, figures moved by more than machines differ
 between two quiet measurements: docs/RESULTS.md."""
 TRIES: Final = 3
-"""How often a measurement is made, at most, to find a quiet time."""
+"""How often a measurement is made, at most, to find a quiet time; a quick one once."""
 
 _SHORTEST_S: Final = 5.0
 """Of less a few ticks would be a share to speak of."""
