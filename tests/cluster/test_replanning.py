@@ -381,15 +381,23 @@ GIB = 1 << 30
 TOKENS = 40
 
 
-def text(session: Session, until: Callable[[int], None] = lambda _: None) -> list[int]:
-    """Greedy tokens, one a step; `until` is told how many there are."""
+def text(
+    session: Session,
+    until: Callable[[int], None] = lambda _: None,
+    expected: Sequence[int] | None = None,
+) -> list[int]:
+    """Greedy tokens, one a step; `until` is told how many there are. Those `expected`, if any: each
+    has to be the likeliest, or as likely but for how another plan rounds. When that begins no test
+    decides, so what comes after a tie cannot be asked to be the same of itself."""
     found: list[int] = []
     forward, tokens = session.model.forward, PROMPT
     for n in range(TOKENS):
         until(n)
         start = 0 if not n else len(PROMPT) + n - 1
         rows = [Rows(SequenceId(0), tokens, start, 1)]
-        found.append(int(forward.step(rows, session.gather)[-1].argmax()))
+        likely = forward.step(rows, session.gather)[-1]
+        found.append(int(likely.argmax()) if expected is None else expected[n])
+        assert likely.max() - likely[found[-1]] < OTHER_PLAN
         tokens = found[-1:]
     forward.cells.release(SequenceId(0))
     return found
@@ -436,11 +444,11 @@ def test_who_holds_replicas_goes_on_for_who_is_gone(tiny_model: Path, workers: W
             if n == 20:
                 wait_for(lambda: bool(told))
 
-        assert text(session, kill_b) == expected
+        text(session, kill_b, expected)
         assert set(cluster.members) == {1, 3}
         assert told == ["a new plan: root 25 %, a 25 %, c 50 %; from replicas"]
         before = cluster.spent
-        assert text(session) == expected
+        text(session, expected=expected)
         assert not cluster.spent.since(before).taken_over_by_device.get(2)
     for name in ("a", "c"):
         assigned = [line for line in workers.said(name).splitlines() if "assigned" in line]
@@ -484,7 +492,7 @@ def test_where_nobody_can_step_in_a_generation_pauses(tiny_model: Path, workers:
             if n == 10:
                 workers.kill("a")
 
-        assert text(session, kill_a) == expected
+        text(session, kill_a, expected)
         assert set(cluster.members) == {2}
     assert told == [
         "worker a is gone and nobody else holds its neurons; paused until they are loaded "
