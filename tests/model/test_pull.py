@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import importlib.util
+import os
 import sys
 import threading
 import zipfile
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -281,3 +283,20 @@ class TestHub:
     )  # fmt: skip
     def test_malformed(self, spec: str) -> None:
         fail_to_pull(spec, "write hf:OWNER/REPO/FILE.gguf")
+
+
+def test_what_is_removed_while_its_size_is_asked_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip has directories that come and go."""
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "wheel").write_bytes(b"x" * 10_000)
+    scandir = os.scandir
+
+    def late(path: Any) -> Any:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert pull_module._stored_bytes(tmp_path) >= 10_000

@@ -251,11 +251,13 @@ def _download(
 def _stored_bytes(directory: Path) -> int:
     """Bytes on disk, not sizes: a file may be given its final size before its content comes."""
     total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue  # renamed while we looked
+    # pip makes and removes directories meanwhile, which `walk` passes over and `rglob` does not.
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += Path(parent, name).stat().st_blocks * 512
+            except FileNotFoundError:
+                continue  # renamed while we looked
     return total
 
 
