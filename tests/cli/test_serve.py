@@ -277,6 +277,30 @@ def test_whoever_hangs_up_leaves_his_place(demo_model: Path, environment: dict[s
             select.select([], [], [], 0.05)
 
 
+def test_a_worker_that_was_held_up_is_not_gone_for_long(
+    demo_model: Path, environment: dict[str, str]
+) -> None:
+    """It is away in a request's last round, and there is no other in which it could be heard."""
+    with served(environment, "-m", str(demo_model), "-w", "1", "-t", "1", "--split", "1,1") as at:
+        worker = int(Path(f"/proc/{at.process.pid}/task/{at.process.pid}/children").read_text())
+        body = {"prompt": "hello", "max_tokens": 4}
+
+        def health() -> str:
+            return str(httpx.get(f"{at.url}/health", timeout=DEADLINE_S).json()["status"])
+
+        assert httpx.post(f"{at.url}/v1/completions", json=body, timeout=DEADLINE_S).is_success
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            assert httpx.post(f"{at.url}/v1/completions", json=body, timeout=DEADLINE_S).is_success
+            assert health() == "degraded"
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        deadline = time.monotonic() + DEADLINE_S
+        while health() != "ready":
+            assert time.monotonic() < deadline
+            select.select([], [], [], 0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_orderly_end(
     demo_model: Path, environment: dict[str, str], number: signal.Signals

@@ -64,7 +64,7 @@ class Cluster:
             self._carry_out,
             self._hurry,
             self.told.append,
-            lambda: self.away,
+            lambda _: self.away,
         )
 
     def until(self, happened: Callable[[], bool]) -> None:

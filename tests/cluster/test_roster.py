@@ -31,10 +31,11 @@ def worker(name: str) -> Any:
 
 def test_who_is_in_use_and_there_is_asked() -> None:
     membership: Any = Membership()
-    rounds: Any = SimpleNamespace(ready={1: "a", 2: "b", 3: "c", 4: "d"}, away=frozenset({2}))
+    rounds: Any = SimpleNamespace(ready={1: "a", 2: "b", 3: "c", 4: "d"})
+    absent: Any = SimpleNamespace(devices=frozenset({2}))
     workers = {device: worker(name) for device, name in rounds.ready.items()}
     in_use: Any = SimpleNamespace(workers=workers, loading=frozenset({5}))
-    roster, joined = Roster(membership, in_use, rounds), {5: worker("e")}
+    roster, joined = Roster(membership, in_use, rounds, absent), {5: worker("e")}
     before = roster.members({})
     assert set(before.known) == {1, 2, 3, 4}
     roster.hear()

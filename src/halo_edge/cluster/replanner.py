@@ -63,10 +63,10 @@ class Replanner:
         carry_out: CarryOut,
         hurry: Hurry,
         tell: Callable[[str], None],
-        away: Callable[[], Set[DeviceId]] = frozenset,
+        absent: Callable[[float], Set[DeviceId]],
     ) -> None:
-        """`session`: the root's. `workers`: that are there. `plan`: in use. `away`: who answers no
-        rounds at present."""
+        """`session`: the root's. `workers`: that are there. `plan`: in use. `absent`: who is taken
+        for gone at a time; it may take seconds."""
         self._session = session
         self._workers = dict(workers)
         self._numbers = {worker.worker: device for device, worker in workers.items()}
@@ -82,7 +82,7 @@ class Replanner:
         self._urgent = False  # somebody left since it was last looked who might replace it
         self._incomplete = False  # the plan in use is to be carried out again
         self._admission = Admission(workers)
-        self._away = away
+        self._absent = absent
         self._silence = Silence()
         self._first_step = FirstStep()
         self._closed = False
@@ -218,7 +218,7 @@ class Replanner:
 
     def _listen(self, now: float) -> None:
         """Who says nothing for long has left; and may be back."""
-        for number in self._silence.gone(self._away(), now):
+        for number in self._silence.gone(self._absent(now), now):
             self._admission.left(number, now)
         for number in self._silence.to_ask(now):
             self._came(self._workers[DeviceId(number)].worker)

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import zenoh
 
+from halo_edge.cluster.absent import Absent
 from halo_edge.cluster.discovery import check_usable
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
@@ -158,7 +159,9 @@ class Cluster:
         )
         loading = frozenset(self._workers) if alone else frozenset[DeviceId]()
         in_use = PlanInUse(plan, self._workers, loading, epochs, end, rounds)
-        self._open = _Open(rounds, in_use, Roster(self._membership, in_use, rounds))
+        absent = Absent(rounds, lambda name: self._ask(name).session == self.name)
+        roster = Roster(self._membership, in_use, rounds, absent)
+        self._open = _Open(rounds, in_use, roster, absent)
         if scheduling is not None:
             scheduling.rounds = rounds
             self._scheduled = scheduling
@@ -172,7 +175,7 @@ class Cluster:
                 in_use.replace,
                 in_use.replace_in_a_hurry,
                 self._tell,
-                lambda: rounds.away,
+                absent.look,
             )
             clock = rounds.between
             if alone:
@@ -247,7 +250,7 @@ class Cluster:
     @property
     def away(self) -> frozenset[DeviceId]:
         """The workers that are taken for gone at present. Any thread may ask."""
-        return self._opened().rounds.away
+        return self._opened().absent.devices
 
     def sketches(self) -> Floats | None:
         """See `Epochs.sketches`."""
@@ -349,3 +352,4 @@ class _Open:
     rounds: RoundsFfn
     in_use: PlanInUse
     roster: Roster
+    absent: Absent

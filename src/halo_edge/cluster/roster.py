@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
+from halo_edge.cluster.absent import Absent
 from halo_edge.cluster.membership import Membership
 from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.overview import Members
@@ -21,17 +22,20 @@ from halo_edge.sync.ids import DeviceId
 class Roster:
     """Of one session, from when its rounds begin."""
 
-    def __init__(self, membership: Membership, in_use: PlanInUse, rounds: RoundsFfn) -> None:
+    def __init__(
+        self, membership: Membership, in_use: PlanInUse, rounds: RoundsFfn, absent: Absent
+    ) -> None:
         self._membership = membership
         self._in_use = in_use
         self._rounds = rounds
+        self._absent = absent
         self._heard: Mapping[DeviceId, WorkerInfo] = {}
 
     def hear(self) -> None:
         """Ask the workers in use how they are. It may take seconds."""
-        rounds, membership, heard = self._rounds, self._membership, {}
-        for device, name in rounds.ready.items():
-            if device not in rounds.away and not membership.has_left(name):
+        membership, absent, heard = self._membership, self._absent.devices, {}
+        for device, name in self._rounds.ready.items():
+            if device not in absent and not membership.has_left(name):
                 with contextlib.suppress(HaloError):  # they may be on their way out
                     heard[device] = membership.ask(name)
         self._heard = heard
@@ -44,6 +48,6 @@ class Roster:
             known,
             rounds.ready,
             self._in_use.loading,
-            rounds.away,
+            self._absent.devices,
             {worker.worker for worker in known.values() if left(worker.worker)},
         )

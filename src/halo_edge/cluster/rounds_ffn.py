@@ -227,6 +227,11 @@ class RoundsFfn:
         return self._epoch.rounds.away
 
     @property
+    def begun(self) -> int:
+        """Rounds, since the session began. Any thread may ask."""
+        return self._epoch.rounds.statistics.rounds
+
+    @property
     def budget_fullness(self) -> float | None:
         """0 ... 1, of the emptiest budget of the step, of which nothing is spent until there are
         fills; None where nothing may be relaxed. Any thread may ask."""
