@@ -10,7 +10,8 @@ from typing import Any
 import ggml
 import pytest
 
-from halo_edge.cluster import ahead, limits
+from halo_edge.cluster import ahead, root_memory
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.compute.repack import WeightStore
 from halo_edge.engine.forward import Rows
@@ -44,14 +45,14 @@ def advised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def read(path: Path) -> None:
     with ahead.one_by_one() as pool:
-        ahead.read(pool, path)
+        ahead.read(pool, path, RootMemory())
         pool.submit(lambda: None).result()
 
 
 def test_a_file_is_read_in_pieces(
     tmp_path: Path, advised: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "has_room", lambda nbytes: True)
+    monkeypatch.setattr(RootMemory, "has_room", lambda *_: True)
     path = tmp_path / "file"
     path.write_bytes(bytes(ahead.PIECE_BYTES + 1))
     read(path)
@@ -63,11 +64,11 @@ def test_a_file_is_not_read_where_there_is_no_room(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
-    monkeypatch.setattr(limits, "available_bytes", lambda: (199, 1))
+    monkeypatch.setattr(root_memory, "available_bytes", lambda: (199, 1))
     read(path)
-    monkeypatch.setattr(limits, "available_bytes", lambda: (1 << 40, 1 << 60))  # a group's limit
+    monkeypatch.setattr(root_memory, "available_bytes", lambda: (1 << 40, 1 << 60))  # a limit
     read(path)
-    monkeypatch.setattr(limits, "available_bytes", lambda: None)
+    monkeypatch.setattr(root_memory, "available_bytes", lambda: None)
     read(path)
     read(tmp_path / "missing")
     assert not advised

@@ -26,6 +26,7 @@ from halo_edge.cluster.planner import Workers as Planning
 from halo_edge.cluster.profile_message import BenchmarkReply, BenchmarkTask
 from halo_edge.cluster.relaxation import RelaxOptions
 from halo_edge.cluster.root import RoundsOptions
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.scheduling import Scheduling
 from halo_edge.cluster.session import Session, SessionOptions, open_session
 from halo_edge.cluster.worker_control import WorkerControl
@@ -330,7 +331,7 @@ def test_a_root_alone_repacks_where_there_is_room(
 ) -> None:
     asked, repacked = [], []
 
-    def has_room(nbytes: float) -> bool:
+    def has_room(_: RootMemory, nbytes: float) -> bool:
         asked.append(nbytes)
         return room
 
@@ -338,7 +339,7 @@ def test_a_root_alone_repacks_where_there_is_room(
         repacked.append(len(layers))
         repack_ffn(pool, store, layers)
 
-    monkeypatch.setattr("halo_edge.cluster.epochs.has_room", has_room)
+    monkeypatch.setattr(RootMemory, "has_room", has_room)
     monkeypatch.setattr("halo_edge.cluster.epochs.repack_ffn", repack)
     monkeypatch.setattr(Scheduling, "plan", lambda *_: Planned(split(8, [1, 0, 0]), ""))
     monkeypatch.setattr(Scheduling, "better", lambda *_: None)

@@ -12,12 +12,14 @@ from halo_edge.cluster.duty_cycle import DutyCycle
 from halo_edge.cluster.live_devices import PROBED_ROUNDS, ROUND_TRIPS, LiveDevices
 from halo_edge.cluster.measuring import Measured
 from halo_edge.cluster.messages import Decode, WorkerInfo
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.scheduling import IDLE_PROBE_S, Scheduling
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
 from halo_edge.lab.profiles import load_profile
 from halo_edge.lab.shapes import read_shape
 from halo_edge.plan.link import Link
+from halo_edge.plan.memory import bytes_at_root
 from halo_edge.plan.observed import Observed
 from halo_edge.plan.plan import Plan
 from halo_edge.plan.replanning import STEADY_S, Replanning, moved
@@ -53,14 +55,16 @@ class Rounds:
 class Session:
     """`known`: what workers say when they are asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: RootMemory | None = None) -> None:
         self.known: dict[str, WorkerInfo] = {}
         self.measured: list[str] = []
         self.probed: list[str] = []
         self.rtt, self.idle_link = 0.002, LINK
         self.devices = LiveDevices(SHAPE, PI4, threads=1)
         replanning = Replanning(Workload(SHAPE))
-        self.scheduling = Scheduling(lambda: self.devices, replanning, self, self._ask)
+        self.scheduling = Scheduling(
+            lambda: self.devices, replanning, self, self._ask, memory or RootMemory()
+        )
         self.scheduling.rounds = Rounds({})
 
     def device(self, worker: WorkerInfo) -> Measured:
@@ -223,6 +227,18 @@ def test_a_worker_without_memory(session: Session) -> None:
     small = info("a", memory_bytes=1)
     found = session.scheduling.plan({A: small})
     assert not found.plan.shares[A]
+
+
+def test_a_root_that_may_use_less_memory_than_there_is() -> None:
+    """It cannot begin alone, and has no more groups than fit."""
+    few = RootMemory(int(bytes_at_root(2, Workload(SHAPE))))
+    n_groups = SHAPE.partition.n_groups
+    assert Session().scheduling.alone() == Plan((range(n_groups),))
+    session = Session(few)
+    assert session.scheduling.alone() is None
+    root, worker = session.scheduling.plan({A: info("a")}).plan.shares
+    assert len(root) <= 2
+    assert len(root) + len(worker) == n_groups
 
 
 def test_what_rounds_take_beside_the_ffn(session: Session) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.shard_cache import ShardCache
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.cluster.stand_in import Desk, StandIn
@@ -47,6 +48,7 @@ class Root:
             self.x_codec,
             self.partial_codec,
             MAX_TOKENS,
+            RootMemory(),
         )
         self.stand_in = self.next(NEURONS)
 
@@ -172,7 +174,7 @@ def test_got_ready_it_is_the_worker_to_the_last_bit(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose weights are repacked; and for that it looks at no tile any more."""
-    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 30, 1 << 30))
+    monkeypatch.setattr("halo_edge.cluster.root_memory.available_bytes", lambda: (1 << 30, 1 << 30))
     root, other = Root(source, tmp_path / "a"), Root(source, tmp_path / "b")
     n_tiles = sum(len(tiles(neurons)) for neurons in NEURONS.values())
     steps = sum(1 for _ in root.stand_in.get_ready())
@@ -196,7 +198,7 @@ def forbid_looking(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_got_ready_in_part_it_has_use_of_that(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 30, 1 << 30))
+    monkeypatch.setattr("halo_edge.cluster.root_memory.available_bytes", lambda: (1 << 30, 1 << 30))
     root = Root(source, tmp_path)
     steps = root.stand_in.get_ready()
     for _ in range(len(tiles(NEURONS[ONE])) + 1):  # its first layer
@@ -215,7 +217,7 @@ def test_the_next_epoch_has_what_is_ready(
 ) -> None:
     """Who goes on with the same neurons is ready at once; of others the tiles are; and what two
     epochs running had no use for is let go."""
-    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 30, 1 << 30))
+    monkeypatch.setattr("halo_edge.cluster.root_memory.available_bytes", lambda: (1 << 30, 1 << 30))
     root = Root(source, tmp_path)
     assert list(root.stand_in.get_ready())
     forbid_looking(root, monkeypatch)
@@ -260,7 +262,7 @@ def test_what_is_too_large_for_the_memory_is_not_got_ready(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Root(source, tmp_path)
-    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1000, 1 << 30))
+    monkeypatch.setattr("halo_edge.cluster.root_memory.available_bytes", lambda: (1000, 1 << 30))
     assert not list(root.stand_in.get_ready())
     root.encode(1)
     assert root.stand_in.compute(ONE, 0, 1)
@@ -269,5 +271,5 @@ def test_what_is_too_large_for_the_memory_is_not_got_ready(
 def test_a_control_group_has_no_room_for_what_may_not_be_needed(
     source: FfnSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halo_edge.cluster.limits.available_bytes", lambda: (1 << 40, 1 << 50))
+    monkeypatch.setattr("halo_edge.cluster.root_memory.available_bytes", lambda: (1 << 40, 1 << 50))
     assert not list(Root(source, tmp_path).stand_in.get_ready())

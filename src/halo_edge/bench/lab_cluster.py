@@ -253,11 +253,13 @@ def open_lab_cluster(
     *,
     transport: Transport = Transport.UDP,
     scheduled: bool = False,
+    memory_bytes: int | None = None,
     trace: bool = False,
     profile: Path | None = None,
     placement: Placement = Placement.CRITICAL,
 ) -> Iterator[LabCluster]:
-    """Build the lab, start its workers, and open a session from its root.
+    """Build the lab, start its workers, and open a session from its root, which is planned to use
+    `memory_bytes` (None: what the lab gives it).
 
     Raises `HaloError` where no lab is possible.
     """
@@ -274,6 +276,7 @@ def open_lab_cluster(
             profile=None if profile is None else str(profile.resolve()),
             placement=placement,
             scheduled=scheduled,
+            memory_bytes=memory_bytes,
             trace=trace,
         )
 

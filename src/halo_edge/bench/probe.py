@@ -78,6 +78,7 @@ def _session(start: ProbeStart) -> SessionOptions:
             profile=None if start.profile is None else Profile.load(Path(start.profile)),
             placement=start.placement,
             scheduled=start.scheduled,
+            memory_bytes=start.memory_bytes,
         ),
         Recorder() if start.trace else Tracer(),
     )

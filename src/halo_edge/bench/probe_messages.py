@@ -22,8 +22,9 @@ from halo_edge.groups.placement import Placement
 
 class ProbeStart(msgspec.Struct, frozen=True, kw_only=True):
     """`scheduled`: the devices share as the scheduler says, else alike. `profile`: a file.
-    `directory`: for what it keeps until it ends. `trace`: record where the time goes. Whom it works
-    with is in the environment (`lab.Lab.environment`)."""
+    `directory`: for what it keeps until it ends. `memory_bytes`: that it is planned to use.
+    `trace`: record where the time goes. Whom it works with is in the environment
+    (`lab.Lab.environment`)."""
 
     model: str
     transport: Transport
@@ -33,6 +34,7 @@ class ProbeStart(msgspec.Struct, frozen=True, kw_only=True):
     profile: str | None = None
     placement: Placement = Placement.CRITICAL
     scheduled: bool = False
+    memory_bytes: int | None = None
     trace: bool = False
 
     def command(self) -> list[str]:

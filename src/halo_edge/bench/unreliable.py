@@ -40,6 +40,9 @@ SETTLE: Final = 150
 # Of all groups, what each has memory for: together more than all, without one of them less.
 WORKER_SHARE: Final = 0.3
 ROOT_SHARE: Final = 0.25
+# The root scores a text, too, which no root does that serves; what it is planned to use is without
+# that: a base's logits, and the pages of the file they are kept in.
+SCORING_BYTES: Final = 64 << 20
 # A worn memory card: too slow to read weights from for every token.
 STORAGE_BYTES_PER_S: Final = 10e6
 
@@ -62,13 +65,19 @@ class Case:
         lossy = replace(link, loss=self.loss)
         n_groups = shape.partition.n_groups
         at_worker = bytes_for(ceil(WORKER_SHARE * n_groups), shape) / MEMORY_SHARE
-        at_root = bytes_at_root(ceil(ROOT_SHARE * n_groups), Workload(shape, cells=CONTEXT))
+        at_root = root_bytes(shape) + SCORING_BYTES
         root, *workers = (
             replace(device, memory_bytes=ceil(at_worker), storage_bytes_per_s=STORAGE_BYTES_PER_S)
             for device in made.devices
         )
         workers[LOSSY - 1] = replace(workers[LOSSY - 1], up=lossy, down=lossy)
-        return replace(made, devices=(replace(root, memory_bytes=ceil(at_root)), *workers))
+        return replace(made, devices=(replace(root, memory_bytes=at_root), *workers))
+
+
+def root_bytes(shape: ModelShape) -> int:
+    """What the root is planned to use."""
+    groups = ceil(ROOT_SHARE * shape.partition.n_groups)
+    return ceil(bytes_at_root(groups, Workload(shape, cells=CONTEXT)))
 
 
 def _network(loss: float) -> str:
@@ -105,11 +114,13 @@ def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
 
     def measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
         check_profile(settings, [BALANCED.relax])
+        shape = read_shape(str(settings.model))
         with open_lab_cluster(
-            case.spec(read_shape(str(settings.model))),
+            case.spec(shape),
             settings.model,
             tell,
             scheduled=case.scheduled,
+            memory_bytes=root_bytes(shape),
             profile=settings.profile,
         ) as cluster:
             size = settings.size

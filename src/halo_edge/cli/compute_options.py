@@ -83,6 +83,18 @@ class ComputeOptions(RelaxingOptions):
             "auto: 1, unless --split says who does what or all run on this machine.",
         ),
     ] = "auto"
+    memory_mb: Annotated[
+        float | None,
+        Option(
+            "--memory",
+            rich_help_panel=CLUSTER_PANEL,
+            metavar="MB",
+            min=1,
+            help="Memory that this process is planned to use, with all that only it holds: "
+            "attention, embedding, the KV cache. It gets neurons to compute, and copies of others' "
+            "to take over with, for what is left of it. Default: what there is.",
+        ),
+    ] = None
     profile: Annotated[
         str | None,
         Option(
@@ -170,6 +182,7 @@ class ComputeOptions(RelaxingOptions):
             down=self.down_type,
             relax=relax,
             replicas=_replicas(self.replicas),
+            memory_bytes=None if self.memory_mb is None else int(self.memory_mb * 1e6),
         )
         tracer = Recorder() if self.trace is not None else Tracer()
         cores = os.cpu_count() or 1

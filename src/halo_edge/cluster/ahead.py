@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from halo_edge.cluster.limits import has_room
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.compute.repack import WeightStore
 from halo_edge.compute.weights import Matrix
@@ -34,13 +34,13 @@ def one_by_one() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def read(pool: ThreadPoolExecutor, path: Path) -> None:
+def read(pool: ThreadPoolExecutor, path: Path, memory: RootMemory) -> None:
     """Have the kernel read a file that is needed whole, where there is room for it."""
     try:
         nbytes = path.stat().st_size
     except OSError:  # whoever opens it will be told
         return
-    if not has_room(nbytes):
+    if not memory.has_room(nbytes):
         return
 
     def piece(start: int) -> None:

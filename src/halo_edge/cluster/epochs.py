@@ -18,10 +18,10 @@ from halo_edge.cluster.duty_cycle import EAGER, FREE, DutyCycle
 from halo_edge.cluster.epoch import Epoch
 from halo_edge.cluster.fill_fetch import fetch_fills
 from halo_edge.cluster.holdings import Holdings, Packing
-from halo_edge.cluster.limits import has_room
 from halo_edge.cluster.messages import FillTask, Transport, WorkerInfo
 from halo_edge.cluster.readying import Readying
 from halo_edge.cluster.relaxing import Relaxable
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.speed import DecodeClock
 from halo_edge.cluster.stand_in import Desk, StandIn
 from halo_edge.compute.activations import Activations, StepInputs
@@ -52,6 +52,7 @@ class Epochs:
         inputs: StepInputs,
         x: RowEncoder,
         stall_timeout_s: float,
+        memory: RootMemory,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`tell` is given a line for the user."""
@@ -66,6 +67,7 @@ class Epochs:
         self._x = Rows.f32(activations.x)
         self._ffn = Rows.f32(activations.ffn)
         self._stall_timeout_s = stall_timeout_s
+        self._memory = memory
         self._tell = tell
         self._partial_codec = WireCodec(terms.wire.partial, terms.width)
         self._desk = Desk(
@@ -76,6 +78,7 @@ class Epochs:
             WireCodec(terms.wire.x, terms.width),
             self._partial_codec,
             activations.max_tokens,
+            memory,
         )
         self._sketch: Sketch | None = None
         if packing.profile is not None:
@@ -130,7 +133,7 @@ class Epochs:
         holdings = Holdings(self._packing, plan)
         weights = [tile for tiles in holdings.own() for tile in tiles]
         matrices = (m for tile in weights for m in (tile.gate, tile.up, tile.down))
-        if has_room(sum(matrix.data.nbytes for matrix in matrices)):
+        if self._memory.has_room(sum(matrix.data.nbytes for matrix in matrices)):
             runtime = self._runtime.for_other_weights()
             self._ahead = ThreadPoolExecutor(1)
             repack_ffn(self._ahead, runtime.weights, weights)

@@ -19,7 +19,6 @@ PROC: Final = Path("/proc")
 # How `/proc/self/cgroup` names the one hierarchy of version 2; those of version 1 have names.
 _VERSION_2: Final = ""
 _MAX_BYTES: Final = 1 << 20
-FREE_SHARE: Final = 0.5
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -62,16 +61,6 @@ def available_bytes(proc: Path = PROC) -> tuple[int, int] | None:
     found = re.search(r"^MemAvailable:\s*(\d{1,15}) kB$", _read(proc / "meminfo"), re.MULTILINE)
     physical = _physical_bytes(proc)
     return (int(found[1]) * 1024, physical) if found and physical is not None else None
-
-
-def has_room(nbytes: float) -> bool:
-    """Whether what is got ready beforehand, in so much memory, takes no more than half of what is
-    left. False where nobody says, and in a control group with a limit: there pages of files count,
-    too, and would go for it."""
-    free, limit = available_bytes(), read_limits().memory_bytes
-    if free is None or limit is None or limit < free[1]:
-        return False
-    return nbytes <= FREE_SHARE * free[0]
 
 
 def _own_groups(proc: Path) -> Iterator[tuple[str, Path]]:

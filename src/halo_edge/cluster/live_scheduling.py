@@ -12,6 +12,7 @@ from halo_edge.cluster.holdings import Packing
 from halo_edge.cluster.live_devices import LiveDevices
 from halo_edge.cluster.measuring import Measuring, benchmark_task
 from halo_edge.cluster.messages import WorkerInfo
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.rounds_options import RoundsOptions
 from halo_edge.cluster.scheduling import Scheduling
 from halo_edge.compute.requantise import DownType
@@ -31,6 +32,7 @@ def live_scheduling(
     threads: int,
     kv_cells: int,
     ask: Callable[[str], WorkerInfo],
+    memory: RootMemory,
 ) -> Scheduling:
     """`threads`, `kv_cells`: the root's. `ask`: see `Scheduling`. This device is measured with the
     first plan, if it has not been.
@@ -58,4 +60,4 @@ def live_scheduling(
         own = Benchmarks(user_shards(), threads).of(task, None)
         return LiveDevices(shape, own, threads)
 
-    return Scheduling(devices, Replanning(workload), Measuring(session, cluster, task), ask)
+    return Scheduling(devices, Replanning(workload), Measuring(session, cluster, task), ask, memory)

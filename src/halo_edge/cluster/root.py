@@ -17,7 +17,6 @@ from halo_edge.cluster.absent import Absent
 from halo_edge.cluster.discovery import check_usable
 from halo_edge.cluster.epochs import Epochs
 from halo_edge.cluster.holdings import Packing
-from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_scheduling import live_scheduling
 from halo_edge.cluster.membership import Came, Left, Membership, Needed
 from halo_edge.cluster.messages import WorkerInfo
@@ -27,6 +26,7 @@ from halo_edge.cluster.planner import FixedShares, Planner, Workers, check_split
 from halo_edge.cluster.relaxation import Happened, RelaxOptions, Spent
 from halo_edge.cluster.replanner import Replanner, in_words
 from halo_edge.cluster.root_end import RootEnd
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.roster import Roster
 from halo_edge.cluster.rounds_ffn import RoundsFfn
 from halo_edge.cluster.rounds_options import DEFAULT_STALL_TIMEOUT_S, RoundsOptions
@@ -76,6 +76,7 @@ class Cluster:
         self._session = session
         self._cluster = cluster
         self._options = options
+        self._memory = RootMemory(options.memory_bytes)
         self._gguf = gguf
         self._params = params
         self._end: RootEnd | None = None
@@ -106,7 +107,7 @@ class Cluster:
         does. Raises `HaloError` for a worker that refuses, or does not answer.
         """
         options, wire = self._options, self._options.wire
-        self._own = Own(socket.gethostname(), runtime.threads, read_limits().memory_bytes)
+        self._own = Own(socket.gethostname(), runtime.threads, self._memory.limits().memory_bytes)
         self._end = end = RootEnd(options.transport, self._workers)
         encoder = WireCodec(wire.x, self._params.hidden).encoder(activations.x)
         terms = end.terms(
@@ -126,6 +127,7 @@ class Cluster:
             inputs,
             encoder,
             options.stall_timeout_s,
+            self._memory,
             self._tell,
         )
         scheduling = self._scheduling(runtime.threads, inputs.max_kv)
@@ -315,6 +317,7 @@ class Cluster:
             threads,
             kv_cells,
             self._ask,
+            self._memory,
         )
 
     def _ask(self, name: str) -> WorkerInfo:

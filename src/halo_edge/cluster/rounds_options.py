@@ -29,7 +29,7 @@ class RoundsOptions:
     are kept; None: in the user's cache. `scheduled`: without a `split` shares are what the
     scheduler makes of the devices, and follow what they turn out to be; else alike. `replicas`: how
     many other workers hold each worker's neurons, if they have the memory, up to 2; None: one where
-    shares are scheduled.
+    shares are scheduled. `memory_bytes`: that the root may use; None: what there is.
     """
 
     wire: Wire = Wire.MIXED
@@ -45,3 +45,4 @@ class RoundsOptions:
     shards: Path | None = None
     scheduled: bool = True
     replicas: int | None = None
+    memory_bytes: int | None = None

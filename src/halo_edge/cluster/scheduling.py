@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import Final, Protocol
 
 from halo_edge.cluster.duty_cycle import EAGER, FREE, DutyCycle
-from halo_edge.cluster.limits import read_limits
 from halo_edge.cluster.live_devices import LiveDevices
 from halo_edge.cluster.measuring import Measured
 from halo_edge.cluster.messages import WorkerInfo
 from halo_edge.cluster.planner import INHERITED, Planned, Workers, gone
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.speed import DecodeTimes, RootClock
 from halo_edge.errors import HaloError
 from halo_edge.plan.bound import bound_s
@@ -83,6 +83,7 @@ class Scheduling:
         replanning: Replanning,
         measures: Measures,
         ask: Callable[[str], WorkerInfo],
+        memory: RootMemory,
     ) -> None:
         self.rounds: Rounds | None = None
         """Once there are any."""
@@ -96,6 +97,7 @@ class Scheduling:
         self._duty = DutyCycle(share=EAGER, free=FREE)
         self._measures = measures
         self._ask = ask
+        self._memory = memory
 
     @cached_property
     def _devices(self) -> LiveDevices:
@@ -142,7 +144,7 @@ class Scheduling:
         """The root without anybody; None where it has too little memory for that."""
         workload = self._replanning.workload
         n_groups = workload.shape.partition.n_groups
-        fits = groups_at_root(read_limits().memory_bytes, workload)
+        fits = groups_at_root(self._memory.limits().memory_bytes, workload)
         return Plan((range(n_groups),)) if fits == n_groups else None
 
     def better(self, plan: Plan, workers: Workers, now: float) -> Planned | None:
@@ -216,7 +218,7 @@ class Scheduling:
         reports = rounds.link_reports() if rounds is not None else {}
         times = rounds.own_times if rounds is not None else DecodeTimes(0)
         between = rounds.between if rounds is not None else RootClock()
-        self._devices.root(read_limits(), times, between)
+        self._devices.root(self._memory.limits(), times, between)
         for device, worker in workers.items():
             self._devices.worker(device, worker, reports.get(device))
 

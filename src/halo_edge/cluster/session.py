@@ -23,6 +23,7 @@ from halo_edge.cluster.discovery import (
     find_workers,
 )
 from halo_edge.cluster.messages import Transport
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.rounds_options import RoundsOptions
 from halo_edge.compute.ffn import FfnWeights
 from halo_edge.engine.gather import Gather
@@ -85,11 +86,12 @@ def open_session(
     Raises `HaloError` for anything that keeps the model or the workers from being used.
     """
     rounds = options.rounds
+    memory = RootMemory(rounds.memory_bytes)
     if options.control is None and not options.workers:
         if rounds.wrap_link is not None or rounds.split is not None:
             raise HaloError("--impair and --split need workers; give --workers 1 or more")
         with one_by_one() as reading, one_by_one() as repacking:
-            read(reading, options.model)
+            read(reading, options.model, memory)
             model = _load(options)
             repack_attention(repacking, model)
             layers = range(model.params.n_layers)
@@ -102,7 +104,7 @@ def open_session(
         reading, loading = (stack.enter_context(one_by_one()) for _ in range(2))
         may_come_later = rounds.split is None and rounds.transport is Transport.UDP
         if local is None and may_come_later:  # then the root begins alone, and needs all of it
-            read(reading, options.model)
+            read(reading, options.model, memory)
         opening = loading.submit(_opened, options, loading)  # while workers start, or are found
 
         def check() -> None:

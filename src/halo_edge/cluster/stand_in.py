@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 
-from halo_edge.cluster.limits import has_room
 from halo_edge.cluster.readying import Readying
+from halo_edge.cluster.root_memory import RootMemory
 from halo_edge.cluster.shard_store import ShardStore
 from halo_edge.cluster.spare_shards import SpareShards
 from halo_edge.compute.ffn import FfnGraphs, LayerWeights, WeightsByLayer
@@ -56,7 +56,9 @@ class Desk:
         x_codec: WireCodec,
         partial_codec: WireCodec,
         max_tokens: int,
+        memory: RootMemory,
     ) -> None:
+        self.memory = memory
         self.store = store
         self.n_layers = n_layers
         self.runtime = runtime
@@ -110,8 +112,8 @@ class StandIn:
 
     def get_ready(self) -> Iterator[None]:
         """Step by step what the first `compute` for one token would have to do, and repack. Another
-        thread may, meanwhile. Devices are left out whose shards would take more than half of the
-        memory that is left, and all where a control group limits it."""
+        thread may, meanwhile. Devices are left out for whose shards there is no room
+        (`RootMemory`)."""
         for device, spare in self._spare.items():
             pieces = self._pieces[device]
             if self._fits(device):
@@ -130,7 +132,7 @@ class StandIn:
     def _fits(self, device: DeviceId) -> bool:
         tiles = [tile for piece in self._pieces[device] for tile in self._store.mapped(0, piece)]
         left = self._n_layers - len(self._spare[device].layers)
-        return has_room(left * sum(tile.nbytes for tile in tiles))
+        return self._desk.memory.has_room(left * sum(tile.nbytes for tile in tiles))
 
     def cost_s(self, device: DeviceId, tokens: int) -> float:
         """How long `compute` is likely to take: as lately, for about so many tokens, or else from
