@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from halo_edge.bench.experiment import (
     Settings,
     Size,
     Tell,
+    by_itself,
     measure,
     sized,
     turns,
@@ -100,6 +101,19 @@ def test_a_measurement_that_the_host_disturbed_is_made_again() -> None:
         "c: the host of this machine gave 10% of its processors' time to others"
     ]
     assert sum("to others" in line for line in told) == 4
+
+
+def test_what_is_thrown_away_warns_of_nothing() -> None:
+    asked = iter(range(10))
+
+    def measured(_: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
+        order = next(asked)
+        return Sample(order), [f"{order} was late"]
+
+    shares: Any = iter([0.2, 0.01, 0.0])
+    again = replace(experiment("ab"), open=by_itself(measured))
+    found = measure(again, settings(1), lambda _: None, lambda: Stolen(next(shares)))
+    assert found.warnings == ["a: 1 was late", "b: 2 was late"]
 
 
 def test_a_case_twice_is_a_mistake() -> None:

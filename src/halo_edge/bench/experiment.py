@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -70,10 +69,12 @@ RowT = TypeVar("RowT")
 @dataclass(frozen=True)
 class Opened(Generic[CaseT, SampleT]):
     """An experiment's cases, ready to be measured. `warnings`: reasons to distrust what was
-    measured so far, one line each."""
+    measured so far, one line each. `drop`: a sample is not used, and its warnings are of no
+    interest, where they are its own."""
 
     measure: Callable[[CaseT], SampleT]
     warnings: Callable[[], list[str]] = list
+    drop: Callable[[SampleT], None] = lambda _: None
 
 
 Open = Callable[[Settings, Sequence[CaseT], Tell], AbstractContextManager[Opened[CaseT, SampleT]]]
@@ -89,14 +90,20 @@ def by_itself(
     def opened(
         settings: Settings, cases: Sequence[CaseT], tell: Tell
     ) -> Iterator[Opened[CaseT, SampleT]]:
-        warnings: list[str] = []
+        samples: list[tuple[SampleT, list[str]]] = []
 
         def one(case: CaseT) -> SampleT:
             sample, found = measure(settings, case, tell)
-            warnings.extend(f"{case.name}: {line}" for line in found)
+            samples.append((sample, [f"{case.name}: {line}" for line in found]))
             return sample
 
-        yield Opened(one, lambda: warnings)
+        def warnings() -> list[str]:
+            return [line for _, lines in samples for line in lines]
+
+        def drop(unused: SampleT) -> None:
+            samples[:] = [each for each in samples if each[0] is not unused]
+
+        yield Opened(one, warnings, drop)
 
     return opened
 
@@ -153,11 +160,7 @@ def measure(
         for repetition, case in turns(cases, repetitions):
             where = f"{experiment.name} {repetition + 1}/{repetitions}, {case.name}"
             sample, share = _undisturbed(
-                partial(opened.measure, case),
-                1 if settings.quick else TRIES,
-                where,
-                tell,
-                stolen_time,
+                opened, case, 1 if settings.quick else TRIES, where, tell, stolen_time
             )
             taken[case].append(sample)
             tell(f"{where}: {sample}")
@@ -168,7 +171,8 @@ def measure(
 
 
 def _undisturbed(
-    measure: Callable[[], SampleT],
+    opened: Opened[CaseT, SampleT],
+    case: CaseT,
     tries: int,
     where: str,
     tell: Tell,
@@ -179,13 +183,17 @@ def _undisturbed(
     found: list[tuple[SampleT, float]] = []
     for _ in range(tries):
         since = stolen_time()
-        sample = measure()
+        sample = opened.measure(case)
         share = since.share
         found.append((sample, share))
         if share <= MOST:
             break
         tell(f"{where}: {sample}; {_of_the_time(share)}")
-    return min(found, key=lambda each: each[1])
+    best = min(found, key=lambda each: each[1])
+    for sample, _ in found:
+        if sample is not best[0]:
+            opened.drop(sample)
+    return best
 
 
 def _of_the_time(share: float) -> str:

@@ -41,8 +41,9 @@ SETTLE: Final = 150
 WORKER_SHARE: Final = 0.3
 ROOT_SHARE: Final = 0.25
 # The root scores a text, too, which no root does that serves; what it is planned to use is without
-# that: a base's logits, and the pages of the file they are kept in.
-SCORING_BYTES: Final = 64 << 20
+# that: the pages of a base's file, and, as each comparison begins afresh, what relaxing takes
+# beside what it took before (53 MB of this model).
+SCORING_BYTES: Final = 128 << 20
 # A worn memory card: too slow to read weights from for every token.
 STORAGE_BYTES_PER_S: Final = 10e6
 
