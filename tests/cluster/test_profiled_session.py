@@ -79,11 +79,11 @@ def relaxable(session: Session) -> Cluster:
 
 
 @pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> list[dict[DeviceId, NDArray[np.float32]]]:
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[dict[DeviceId, NDArray[np.float16]]]:
     """The fills that roots got from their workers."""
     found = []
 
-    def fetch(*arguments: Any) -> dict[DeviceId, NDArray[np.float32]]:
+    def fetch(*arguments: Any) -> dict[DeviceId, NDArray[np.float16]]:
         found.append(fetch_fills(*arguments))
         return found[-1]
 
@@ -108,7 +108,7 @@ def test_as_one_device(f32_model: Path, profile: Profile, placement: Placement) 
 
 
 def test_fills_and_neurons_are_those_of_the_placed_profile(
-    f32_model: Path, profile: Profile, fetched: list[dict[DeviceId, NDArray[np.float32]]]
+    f32_model: Path, profile: Profile, fetched: list[dict[DeviceId, NDArray[np.float16]]]
 ) -> None:
     shares = {"placement": Placement.RANDOM, "split": [2, 1, 1]}
     with two_workers(f32_model, profile, **shares) as session:
@@ -183,7 +183,7 @@ class Held:
     def __init__(self) -> None:
         self.let = threading.Event()
 
-    def __call__(self, *arguments: Any) -> dict[DeviceId, NDArray[np.float32]]:
+    def __call__(self, *arguments: Any) -> dict[DeviceId, NDArray[np.float16]]:
         assert self.let.wait(DEADLINE_S)
         return fetch_fills(*arguments)
 
@@ -283,7 +283,7 @@ def test_relaxing_takes_a_profile(tiny_model: Path) -> None:
 
 
 def test_a_worker_without_neurons_has_no_fill(
-    f32_model: Path, profile: Profile, fetched: list[dict[DeviceId, NDArray[np.float32]]]
+    f32_model: Path, profile: Profile, fetched: list[dict[DeviceId, NDArray[np.float16]]]
 ) -> None:
     with two_workers(f32_model, profile, split=[1, 0, 1]) as session:
         relaxable(session)

@@ -77,8 +77,8 @@ class Round:
         self.sketch = Sketch(profile(), TOKENS)
         for layer in range(LAYERS):
             self.sketch.of(layer, TOKENS)[:] = rng.standard_normal((TOKENS, RANK))
-        self.weights: dict[DeviceId, NDArray[np.float32]] = {
-            device: rng.standard_normal((LAYERS, HIDDEN, RANK + 1)).astype(np.float32)
+        self.weights: dict[DeviceId, NDArray[np.float16]] = {
+            device: rng.standard_normal((LAYERS, HIDDEN, RANK + 1)).astype(np.float16)
             for device in WORKERS
             if device not in without
         }
@@ -118,7 +118,7 @@ def test_a_fill_stands_for_a_partial_and_is_paid_for() -> None:
     assert round_.rounds.complete
     z = np.append(round_.sketch.of(1, 1)[0], np.float32(1))
     for device in WORKERS:
-        expected = round_.weights[device][1] @ z
+        expected = round_.weights[device][1].astype(np.float32) @ z
         np.testing.assert_allclose(round_.partial(device)[0], expected, rtol=2e-3, atol=2e-3)
     nats = NATS[1] + NATS[2]
     assert round_.filled.nats == pytest.approx(nats, rel=1e-3)

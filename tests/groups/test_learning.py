@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from halo_edge.groups import learning
+from halo_edge.groups import learning, sketch
 from halo_edge.groups.damage import DamageModel
-from halo_edge.groups.learning import Learner
+from halo_edge.groups.learning import Learner, rows_bytes, weights_bytes
 from halo_edge.groups.profile import Profile
 from halo_edge.groups.surrogate import Fill, Surrogate
 
@@ -80,6 +80,18 @@ class Served:
 def profile(make_profile: Any) -> Profile:
     made: Profile = make_profile(n_layers=2, hidden=HIDDEN)
     return made
+
+
+def test_what_it_takes_of_memory(profile: Profile) -> None:
+    served = Served(profile, extension=min(sketch.EXTENSION, HIDDEN))
+    for _ in range(100):
+        served.step(*served.text(8))
+    shape, learner = (2, HIDDEN, profile.rank), served.learner
+    for surrogate in served.surrogates.values():
+        assert surrogate.weights.nbytes == weights_bytes(*shape)
+    arrays = [learner._features, learner._before, learner._partials, *learner._moments]
+    found = sum(array.nbytes for array in arrays if array is not None)
+    assert found == rows_bytes(*shape, len(DEVICES))
 
 
 @pytest.mark.parametrize("rows", [1, 10, 64])

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.plan.clusters import cluster, worker, workload
 
+from halo_edge.groups.learning import BLOCK_ROWS
+from halo_edge.groups.sketch import EXTENSION
 from halo_edge.plan.device import PROCESS_BYTES
 from halo_edge.plan.memory import (
     bytes_at_root,
@@ -39,6 +41,19 @@ def test_the_root_needs_more() -> None:
     longer = capacities(both, workload(prompt=2000))[0]
     assert longer < root  # of its KV cache
     assert capacities(both, workload(cells=2032))[0] == longer
+
+
+def test_what_going_on_without_chunks_takes() -> None:
+    """A fill of every worker as it came, and as it is improved, twice; and rows to learn from."""
+    shape, known = WORK.shape, workload(rank=16)
+    alone, one, two = (bytes_at_root(0, known, workers) for workers in range(3))
+    fill = 17 * 2 + (16 + EXTENSION + 1) * 4
+    assert two - one == one - alone
+    assert one - alone == shape.n_layers * shape.hidden * (2 * fill + BLOCK_ROWS * 4)
+    assert bytes_at_root(0, WORK, 2) == bytes_at_root(0, WORK) < alone
+    root = replace(cluster().root, memory_bytes=int(bytes_at_root(10, known, 2)))
+    assert capacities(cluster(worker(), worker(), root=root), known)[0] == 10
+    assert capacities(cluster(worker(), root=root), known)[0] > 10
 
 
 def test_the_first_of_a_share_stay() -> None:

@@ -24,6 +24,7 @@ from halo_edge.bench.markdown import Column
 from halo_edge.bench.median import Interval, median_of
 from halo_edge.bench.policies import BALANCED, DEVICES, check_profile
 from halo_edge.cluster.worker_memory import MEMORY_SHARE
+from halo_edge.groups.profile import Profile
 from halo_edge.lab.link import LinkSettings
 from halo_edge.lab.shapes import read_shape
 from halo_edge.lab.spec import LabSpec
@@ -41,9 +42,8 @@ SETTLE: Final = 150
 WORKER_SHARE: Final = 0.3
 ROOT_SHARE: Final = 0.25
 # The root scores a text, too, which no root does that serves; what it is planned to use is without
-# that: the pages of a base's file, and, as each comparison begins afresh, what relaxing takes
-# beside what it took before (53 MB of this model).
-SCORING_BYTES: Final = 128 << 20
+# that: a base's logits, and the pages of the file they are kept in.
+SCORING_BYTES: Final = 64 << 20
 # A worn memory card: too slow to read weights from for every token.
 STORAGE_BYTES_PER_S: Final = 10e6
 
@@ -60,13 +60,14 @@ class Case:
         shares = "scheduled" if self.scheduled else "equal"
         return f"{_network(self.loss)}, {shares}"
 
-    def spec(self, shape: ModelShape) -> LabSpec:
+    def spec(self, shape: ModelShape, root_bytes: int) -> LabSpec:
+        """`root_bytes`: that the root is planned to use."""
         link = LinkSettings(delay_ms=DELAY_MS)
         made = lab_spec("bench-unreliable", DEVICES, link=link, speed=SPEED)
         lossy = replace(link, loss=self.loss)
         n_groups = shape.partition.n_groups
         at_worker = bytes_for(ceil(WORKER_SHARE * n_groups), shape) / MEMORY_SHARE
-        at_root = root_bytes(shape) + SCORING_BYTES
+        at_root = root_bytes + SCORING_BYTES
         root, *workers = (
             replace(device, memory_bytes=ceil(at_worker), storage_bytes_per_s=STORAGE_BYTES_PER_S)
             for device in made.devices
@@ -75,10 +76,11 @@ class Case:
         return replace(made, devices=(replace(root, memory_bytes=at_root), *workers))
 
 
-def root_bytes(shape: ModelShape) -> int:
-    """What the root is planned to use."""
+def _root_bytes(shape: ModelShape, profile: Profile) -> int:
+    """What a root with so many groups uses."""
     groups = ceil(ROOT_SHARE * shape.partition.n_groups)
-    return ceil(bytes_at_root(groups, Workload(shape, cells=CONTEXT)))
+    workload = Workload(shape, cells=CONTEXT, rank=profile.rank)
+    return ceil(bytes_at_root(groups, workload, DEVICES - 1))
 
 
 def _network(loss: float) -> str:
@@ -115,13 +117,15 @@ def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
 
     def measured(settings: Settings, case: Case, tell: Tell) -> tuple[Sample, list[str]]:
         check_profile(settings, [BALANCED.relax])
+        assert settings.profile is not None
         shape = read_shape(str(settings.model))
+        root_bytes = _root_bytes(shape, Profile.load(settings.profile))
         with open_lab_cluster(
-            case.spec(shape),
+            case.spec(shape, root_bytes),
             settings.model,
             tell,
             scheduled=case.scheduled,
-            memory_bytes=root_bytes(shape),
+            memory_bytes=root_bytes,
             profile=settings.profile,
         ) as cluster:
             size = settings.size

@@ -83,7 +83,8 @@ def plan(
     if budget > 0 and calibration is None:
         raise HaloError("--kl-budget takes a model with a calibration; see `halo calibrate`")
     criticality = _criticality(calibration, shape, model) if calibration is not None else None
-    workload = Workload(shape, wire, prompt, tokens, budget, criticality)
+    rank = calibration.rank if calibration is not None else 0
+    workload = Workload(shape, wire, prompt, tokens, budget, criticality, rank=rank)
     devices = planned(spec, lab_profiles(spec, model, host))
     found = schedule(devices, workload, objective)
     changed = what_if(devices, workload, objective)

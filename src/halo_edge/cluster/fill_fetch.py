@@ -20,6 +20,8 @@ from halo_edge.errors import HaloError
 from halo_edge.groups.profile import LayerProfile
 from halo_edge.sync.ids import DeviceId
 
+Halves = NDArray[np.float16]
+
 # Over TCP, which carries some ten kilobytes a second where one in seven packets is lost: the plan
 # that waits for fills does not wait for so long.
 FILL_PIECE_BYTES: Final = PIECE_BYTES // 4
@@ -42,14 +44,14 @@ def fetch_fills(
     root_session: str,
     workers: Mapping[DeviceId, str],
     shape: tuple[int, int, int],
-) -> dict[DeviceId, NDArray[np.float32]]:
-    """The matrices of `workers`, by name, each f32 of `shape`, [L, H, K + 1]; but for those who do
-    not answer in time.
+) -> dict[DeviceId, Halves]:
+    """The matrices of `workers`, by name, each f16 of `shape`, [L, H, K + 1], as they travel; but
+    for those who do not answer in time.
 
     Raises `HaloError` for one that answers with something else.
     """
 
-    def fetch(worker: str) -> NDArray[np.float32] | None:
+    def fetch(worker: str) -> Halves | None:
         key = control.worker_key(cluster, worker) + "/fill"
 
         def ask(start: int, stop: int) -> bytes:
@@ -70,7 +72,7 @@ def fetch_fills(
 
 def _joined(
     ask: Callable[[int, int], bytes], worker: str, shape: tuple[int, int, int]
-) -> NDArray[np.float32]:
+) -> Halves:
     data = np.empty(2 * int(np.prod(shape)), np.uint8)
     for start in range(0, data.nbytes, FILL_PIECE_BYTES):
         stop = min(start + FILL_PIECE_BYTES, data.nbytes)
@@ -78,7 +80,7 @@ def _joined(
         if len(piece) != stop - start:
             raise HaloError(f"worker {worker} sent a part of its fill that is too short or long")
         data[start:stop] = np.frombuffer(piece, np.uint8)
-    fill = data.view(np.float16).astype(np.float32).reshape(shape)
+    fill = data.view(np.float16).reshape(shape)
     if not np.isfinite(fill).all():
         raise HaloError(f"worker {worker} sent a fill that is not finite; is its shard sound?")
     return fill

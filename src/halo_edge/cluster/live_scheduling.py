@@ -43,9 +43,9 @@ def live_scheduling(
     requantised = packing.profile is not None and packing.down is DownType.Q8_0
     task = benchmark_task(gguf, ggml.GGML_TYPE_Q8_0 if requantised else None, wire)
     shape = packing.shape
-    criticality = None
+    criticality, rank = None, 0
     if packing.profile is not None:
-        criticality = Criticality.of(packing.profile, relax.fill)
+        criticality, rank = Criticality.of(packing.profile, relax.fill), packing.profile.rank
     workload = Workload(
         shape,
         wire,
@@ -54,6 +54,7 @@ def live_scheduling(
         max_copies=relax.max_copies,
         cells=kv_cells,
         replicas=1 if options.replicas is None else options.replicas,
+        rank=rank,
     )
 
     def devices() -> LiveDevices:

@@ -206,13 +206,13 @@ class Relaxable:
     """All that relaxing a cluster's rounds takes, for as long as its plan lasts.
 
     `shares`: the neuron groups of each device, the root's first. `weights`: C_d of each worker that
-    holds any, f32[L, H, K + 1]; but for those `without`. `sketch`, `inputs`: of the step under way.
+    holds any, f16[L, H, K + 1]; but for those `without`. `sketch`, `inputs`: of the step under way.
     `codec`: of partials.
     """
 
     profile: Profile
     shares: Sequence[range]
-    weights: Mapping[DeviceId, Floats]
+    weights: Mapping[DeviceId, NDArray[np.float16]]
     without: frozenset[DeviceId]
     sketch: Sketch
     inputs: StepInputs
@@ -222,7 +222,7 @@ class Relaxable:
         """Afresh from the profile: what was learned before is not used."""
         damage = DamageModel(self.profile, self.shares, options.fill)
         surrogates: dict[int, Surrogate] = {
-            device: Surrogate.of(options.fill, weights.copy(), self.profile)
+            device: Surrogate.of(options.fill, weights.astype(np.float32), self.profile)
             for device, weights in self.weights.items()
         }
         learner = None

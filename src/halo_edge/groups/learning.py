@@ -21,7 +21,7 @@ the correction of the damage.
 
 Memory, with D remote devices and F features: C is L D H (F + 1) floats, improved in place; A is
 L (F + 1)^2 floats; rows that wait for their turn are L BLOCK_ROWS (D H + F + K + 1) floats.
-SmolLM2 in 4 devices: 33, 3 and 15 MB; TinyLlama: 87, 2 and 36 MB.
+SmolLM2 in 4 devices: 47, 6 and 16 MB; TinyLlama: 122, 4 and 37 MB (`weights_bytes`, `rows_bytes`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from halo_edge.groups.corrections import Corrections
 from halo_edge.groups.damage import DamageModel
 from halo_edge.groups.profile import Floats, Profile
+from halo_edge.groups.sketch import EXTENSION
 from halo_edge.groups.surrogate import Surrogate
 
 PRIOR_TOKENS: Final = 500.0
@@ -56,9 +57,22 @@ MAX_FEATURES: Final = 16.0
 """Times the usual energy of the features."""
 USUAL_ROWS: Final = 300.0
 """Rows over which what is usual is averaged."""
+_FLOAT_BYTES: Final = 4
 _MIN_EXTENSION: Final = 1e-6  # of a value's mean square: bounds within which f32 can reckon
 _MAX_EXTENSION: Final = 1e12
 _MAX_MEAN: Final = 0.98  # |mean|^2 of a sketch whose |z|^2 is 1 in any direction
+
+
+def weights_bytes(n_layers: int, hidden: int, rank: int) -> int:
+    """Of memory: one device's C."""
+    return n_layers * hidden * (rank + min(EXTENSION, hidden) + 1) * _FLOAT_BYTES
+
+
+def rows_bytes(n_layers: int, hidden: int, rank: int, devices: int) -> int:
+    """Of memory: what learning for so many devices takes beside their Cs."""
+    features = rank + min(EXTENSION, hidden)
+    rows = BLOCK_ROWS * (devices * hidden + features + rank + 1)
+    return n_layers * (rows + (features + 1) ** 2) * _FLOAT_BYTES
 
 
 class Learner:

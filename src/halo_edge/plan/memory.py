@@ -6,31 +6,33 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from halo_edge.groups.learning import rows_bytes, weights_bytes
 from halo_edge.groups.partition import TILE_NEURONS
 from halo_edge.plan.device import PROCESS_BYTES, Cluster
 from halo_edge.plan.model_shape import ModelShape
 from halo_edge.plan.workload import Workload
 
 KV_VALUE_BYTES: Final = 2  # f16
-ROOT_PROCESS_BYTES: Final = 128 << 20
+ROOT_PROCESS_BYTES: Final = 80 << 20
 """What a root's process takes beyond a worker's: the scheduler's solver (23 MB), its benchmark for
-some seconds (48 MB), a profile with the fills of three workers (50 MB, of the demo model), and,
-while one plan takes another's place, what both want."""
+some seconds (48 MB)."""
+_FLOAT_BYTES: Final = 4
+_HALF_BYTES: Final = 2
 
 
 def capacities(cluster: Cluster, workload: Workload) -> list[int]:
     """How many groups of every layer each device can keep in memory, at most all there are."""
     root, *workers = (device.memory_bytes for device in cluster.devices)
     return [
-        groups_at_root(root, workload),
+        groups_at_root(root, workload, len(workers)),
         *(groups_in(memory_bytes, workload.shape) for memory_bytes in workers),
     ]
 
 
-def groups_at_root(memory_bytes: float | None, workload: Workload) -> int:
-    """As `groups_in`, of the root, which holds more than groups."""
+def groups_at_root(memory_bytes: float | None, workload: Workload, workers: int = 0) -> int:
+    """As `groups_in`, of the root, which holds more than groups: more yet with workers."""
     if memory_bytes is not None:
-        memory_bytes -= _root_bytes(workload)
+        memory_bytes -= _root_bytes(workload, workers)
     return groups_in(memory_bytes, workload.shape)
 
 
@@ -48,9 +50,9 @@ def bytes_for(groups: float, shape: ModelShape) -> float:
     return PROCESS_BYTES + groups * shape.group_bytes
 
 
-def bytes_at_root(groups: float, workload: Workload) -> float:
+def bytes_at_root(groups: float, workload: Workload, workers: int = 0) -> float:
     """`groups_at_root` the other way round."""
-    return _root_bytes(workload) + bytes_for(groups, workload.shape)
+    return _root_bytes(workload, workers) + bytes_for(groups, workload.shape)
 
 
 def tile_groups(shape: ModelShape) -> int:
@@ -58,12 +60,25 @@ def tile_groups(shape: ModelShape) -> int:
     return -(-TILE_NEURONS // shape.group_size)
 
 
-def _root_bytes(workload: Workload) -> float:
-    """What only the root holds: attention, embedding and head, the KV cache, and its process."""
+def _root_bytes(workload: Workload, workers: int) -> float:
+    """What only the root holds: attention, embedding and head, the KV cache, what going on without
+    chunks takes, and its process."""
     shape = workload.shape
     weights = shape.n_layers * shape.attention_weights + 2 * shape.head_weights
     kv = 2 * KV_VALUE_BYTES * shape.kv_width * workload.kv_cells * shape.n_layers
-    return ROOT_PROCESS_BYTES + weights * shape.weight_bytes + kv
+    relaxing = _relaxing_bytes(workload, workers) if workload.rank else 0
+    return ROOT_PROCESS_BYTES + weights * shape.weight_bytes + kv + relaxing
+
+
+def _relaxing_bytes(workload: Workload, workers: int) -> int:
+    """The profile; and of each worker the fill, as it came and as it is improved. While one plan
+    takes another's place, those of both."""
+    shape, rank = workload.shape, workload.rank
+    layers, hidden = shape.n_layers, shape.hidden
+    profile = layers * (shape.ffn * (rank + 1) + rank * hidden) * _FLOAT_BYTES
+    came = layers * hidden * (rank + 1) * _HALF_BYTES
+    fills = workers * (came + weights_bytes(layers, hidden, rank))
+    return profile + 2 * fills + rows_bytes(layers, hidden, rank, workers)
 
 
 def residents(

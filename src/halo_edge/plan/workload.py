@@ -48,8 +48,9 @@ class Workload:
     """`prompt`, `answer`: tokens. `kl_budget`: nats a token within which a round need not wait for
     what is lost; of use only where a calibration says how critical neuron groups are.
     `max_copies`: how often a chunk may travel at once. `cells`: that the root's KV cache has; None:
-    as many as it takes. `replicas`: how many other workers are to hold each worker's groups. Raises
-    ValueError for what makes no sense."""
+    as many as it takes. `replicas`: how many other workers are to hold each worker's groups.
+    `rank`: of the calibration's sketch; 0 without one. Raises ValueError for what makes no
+    sense."""
 
     shape: ModelShape
     wire: Wire = Wire.MIXED
@@ -60,6 +61,7 @@ class Workload:
     max_copies: int = MAX_COPIES
     cells: int | None = None
     replicas: int = 1
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if self.prompt < 1 or self.answer < 1 or self.max_copies < 1 or not self.kl_budget >= 0:
