@@ -1,8 +1,8 @@
 """One device on a bad link: what the scheduler makes of it, in time and in quality.
 
-Four devices, none of which can do without the others: each has memory for little more than a
-quarter of the neurons. So the lossy one takes part, and the question is with which groups, how
-often chunks travel, and what that costs. Nobody is told of the loss: rounds find out.
+Four devices: the root has too little memory to do without the workers, and any two of these too
+little for all neurons. So the lossy one takes part, and the question is with which groups, how
+often chunks travel, and what that costs. Nobody is told of the loss.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ LOSS: Final = 0.15
 LOSSY: Final = 1
 # Decoded before what counts: the loss is found out, and a plan made and carried out for it.
 SETTLE: Final = 150
-# Of all groups, what each has memory for: together more than all, without one of them less.
-WORKER_SHARE: Final = 0.3
-ROOT_SHARE: Final = 0.25
+# Of all groups, what each worker has memory for.
+WORKER_SHARE: Final = 0.4
 # The root scores a text, too, which no root does that serves; what it is planned to use is without
 # that: a base's logits, and the pages of the file they are kept in.
 SCORING_BYTES: Final = 64 << 20
@@ -61,26 +60,27 @@ class Case:
         return f"{_network(self.loss)}, {shares}"
 
     def spec(self, shape: ModelShape, root_bytes: int) -> LabSpec:
-        """`root_bytes`: that the root is planned to use."""
+        """`root_bytes`: that the root has."""
         link = LinkSettings(delay_ms=DELAY_MS)
         made = lab_spec("bench-unreliable", DEVICES, link=link, speed=SPEED)
         lossy = replace(link, loss=self.loss)
         n_groups = shape.partition.n_groups
         at_worker = bytes_for(ceil(WORKER_SHARE * n_groups), shape) / MEMORY_SHARE
-        at_root = root_bytes + SCORING_BYTES
         root, *workers = (
             replace(device, memory_bytes=ceil(at_worker), storage_bytes_per_s=STORAGE_BYTES_PER_S)
             for device in made.devices
         )
         workers[LOSSY - 1] = replace(workers[LOSSY - 1], up=lossy, down=lossy)
-        return replace(made, devices=(replace(root, memory_bytes=at_root), *workers))
+        return replace(made, devices=(replace(root, memory_bytes=root_bytes), *workers))
 
 
-def _root_bytes(shape: ModelShape, profile: Profile) -> int:
-    """What a root with so many groups uses."""
-    groups = ceil(ROOT_SHARE * shape.partition.n_groups)
-    workload = Workload(shape, cells=CONTEXT, rank=profile.rank)
-    return ceil(bytes_at_root(groups, workload, DEVICES - 1))
+def _root_bytes(shape: ModelShape, profile: Profile) -> tuple[int, int]:
+    """What a root is planned to use that cannot hold all groups, even if it has no workers; and
+    what it uses with all of them, an equal share, and a text to score."""
+    n_groups, workload = shape.partition.n_groups, Workload(shape, cells=CONTEXT, rank=profile.rank)
+    planned = bytes_at_root(n_groups - 1, workload)
+    used = bytes_at_root(ceil(n_groups / DEVICES), workload, DEVICES - 1)
+    return ceil(planned), ceil(max(planned, used)) + SCORING_BYTES
 
 
 def _network(loss: float) -> str:
@@ -119,13 +119,13 @@ def unreliable(text: Path) -> Experiment[Case, Sample, Row]:
         check_profile(settings, [BALANCED.relax])
         assert settings.profile is not None
         shape = read_shape(str(settings.model))
-        root_bytes = _root_bytes(shape, Profile.load(settings.profile))
+        planned, root_bytes = _root_bytes(shape, Profile.load(settings.profile))
         with open_lab_cluster(
             case.spec(shape, root_bytes),
             settings.model,
             tell,
             scheduled=case.scheduled,
-            memory_bytes=root_bytes,
+            memory_bytes=planned,
             profile=settings.profile,
         ) as cluster:
             size = settings.size

@@ -70,9 +70,7 @@ def fetch_fills(
         return {device: fill for device, fill in fills if fill is not None}
 
 
-def _joined(
-    ask: Callable[[int, int], bytes], worker: str, shape: tuple[int, int, int]
-) -> Halves:
+def _joined(ask: Callable[[int, int], bytes], worker: str, shape: tuple[int, int, int]) -> Halves:
     data = np.empty(2 * int(np.prod(shape)), np.uint8)
     for start in range(0, data.nbytes, FILL_PIECE_BYTES):
         stop = min(start + FILL_PIECE_BYTES, data.nbytes)
