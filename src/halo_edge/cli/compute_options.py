@@ -91,8 +91,8 @@ class ComputeOptions(RelaxingOptions):
             metavar="MB",
             min=1,
             help="Memory that this process is planned to use, with all that only it holds: "
-            "attention, embedding, the KV cache. It gets neurons to compute, and copies of others' "
-            "to take over with, for what is left of it. Default: what there is.",
+            "attention, embedding, the KV cache. What is left of it goes into neurons to compute, "
+            "where the work is planned, and into copies of others'. Default: what there is.",
         ),
     ] = None
     profile: Annotated[

@@ -71,7 +71,8 @@ class Outlook:
 
 
 class Scheduling:
-    """A `Planner`. `ask` gets what a worker says of itself, and raises `HaloError`.
+    """A `Planner`. `ask` gets what a worker says of itself, and raises `HaloError`. `memory`: the
+    root's.
 
     `devices` measures the root, and may raise `HaloError`; it is called with the first plan, so
     that who begins alone need not wait for it.
